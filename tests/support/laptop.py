@@ -1,0 +1,179 @@
+"""The whole platform for tests: every server and service as `basalt up` runs them.
+
+In two editions: the laptop's own, and the one that `make test-real` adds, whose state is in MinIO
+and on a server that speaks MongoDB's protocol. A test that asks for a platform runs on both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+from standalone.home import Home
+from standalone.processes import Edition, Process, Stores, lay_out
+from standalone.supervisor import Supervisor
+from tools.servers import FerretDB, MinIO
+from tools.servers.waiting import wait_until
+
+START_S_MAX = 120.0
+STOP_S_MAX = 60.0
+BACK_S_MAX = 60.0
+EDITIONS = ["laptop", pytest.param("real", marks=pytest.mark.real)]
+# Two platforms at once are more than a small machine carries: these tests run one by one.
+PLATFORM_TESTS = (
+    "tests/e2e/",
+    "tests/flow/test_one_trace.py",
+    "tests/faults/test_dependencies_down.py",
+    "tests/faults/test_story_survives.py",
+)
+
+
+class Laptop:
+    """An installation in a folder of its own, supervised from a thread."""
+
+    def __init__(self, root: Path, edition: str = "laptop") -> None:
+        self.home = Home.at(root)
+        stores = Stores.in_folder(root) if edition == "laptop" else on_servers(root)
+        self.edition: Edition = lay_out(self.home, stores=stores)
+        self.servers = tuple(server.name for server in stores.servers)
+        self.changes: list[tuple[str, str]] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._supervisor = Supervisor(
+            self.home, self.edition, lambda name, state, _: self.changes.append((name, state))
+        )
+        self._claim = ExitStack()
+
+    @property
+    def door(self) -> str:
+        return self.edition.door
+
+    @property
+    def kafka(self) -> str:
+        return self.edition.kafka
+
+    def start(self) -> None:
+        self._claim.enter_context(self.home.claimed())
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._supervisor.start(), self._loop).result(START_S_MAX)
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._supervisor.stop(), self._loop).result(STOP_S_MAX)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._claim.close()
+
+    def process(self, name: str) -> Process:
+        return next(process for process in self.edition.processes if process.name == name)
+
+    def kill(self, name: str) -> int:
+        """SIGKILL to a process; the supervisor brings it back. Returns the pid that died."""
+        pid = self.process(name).pid
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: it is there and does not answer, and nobody brings it back."""
+        os.kill(self.process(name).pid, signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        os.kill(self.process(name).pid, signal.SIGCONT)
+
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """Within it the process is dead and does not come back; afterwards it does."""
+        process = self.process(name)
+        start, may_come_back = process.start, threading.Event()
+
+        def start_later() -> object:
+            may_come_back.wait()
+            return start()
+
+        process.start = start_later  # pyright: ignore[reportAttributeAccessIssue]
+        ready = self.changes.count((name, "ready"))
+        self.kill(name)
+        try:
+            yield
+        finally:
+            process.start = start  # pyright: ignore[reportAttributeAccessIssue]
+            may_come_back.set()
+            came_back = wait_until(lambda: self.changes.count((name, "ready")) > ready, BACK_S_MAX)
+            assert came_back, f"{name} did not come back:\n{self.log(name)}"
+
+    def log(self, name: str) -> str:
+        """The end of what a process wrote."""
+        log = self.process(name).log
+        return log.read_text(errors="replace")[-4_000:] if log.exists() else ""
+
+
+def on_servers(root: Path) -> Stores:
+    """All state in MinIO and in FerretDB, which are two more processes of the platform."""
+    minio, ferretdb = MinIO(root / "minio"), FerretDB(root / "ferretdb")
+    return Stores(
+        {
+            "BASALT_JOURNAL": f"{ferretdb.url}basalt",
+            "BASALT_OBJECTS": f"s3:{minio.url}/basalt",
+            "BASALT_S3_ACCESS_KEY": minio.access_key,
+            "BASALT_S3_SECRET_KEY": minio.secret_key,
+        },
+        servers=(minio, ferretdb),
+    )
+
+
+@contextmanager
+def running(edition: str) -> Iterator[Laptop]:
+    with tempfile.TemporaryDirectory(prefix="basalt-") as folder:
+        platform = Laptop(Path(folder), edition)
+        try:
+            platform.start()
+            yield platform
+        finally:
+            platform.stop()
+
+
+@pytest.fixture(scope="session", params=EDITIONS)
+def laptop(request: pytest.FixtureRequest) -> Iterator[Laptop]:
+    """One platform for every test of a pytest process that only uses it."""
+    with running(request.param) as platform:
+        yield platform
+
+
+@pytest.fixture(scope="module", params=EDITIONS)
+def own_laptop(request: pytest.FixtureRequest) -> Iterator[Laptop]:
+    """A platform for the tests of one file, which harm it."""
+    with running(request.param) as platform:
+        yield platform
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Nobody has a platform beside the others' without it being known."""
+    for item in items:
+        asks = {"laptop", "own_laptop"} & set(getattr(item, "fixturenames", ()))
+        if asks and not item.nodeid.startswith(PLATFORM_TESTS):
+            raise pytest.UsageError(f"{item.nodeid} uses a platform: name it in {__name__}.")
+
+
+class OnePlatformAtATime(LoadScopeScheduling):
+    """With several workers, one of them has all tests of a platform; the others share the rest.
+
+    The marks by which pytest-xdist 3.8 groups tests have no effect with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "platform" if nodeid.startswith(PLATFORM_TESTS) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OnePlatformAtATime:
+    return OnePlatformAtATime(config, log)

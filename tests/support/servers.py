@@ -1,0 +1,37 @@
+"""Real servers for any suite: one of each a pytest process, started by the first test that asks.
+
+A test that kills or reconfigures a server starts one of its own instead.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tools.servers import FerretDB, Kafka, MinIO, Triton
+
+TRITON_CONTROL_KEY = "the-key-of-the-tests"
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    with Kafka(tmp_path_factory.mktemp("kafka")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    directory = tmp_path_factory.mktemp("triton")
+    with Triton(directory, control_key=TRITON_CONTROL_KEY) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinIO]:
+    with MinIO(tmp_path_factory.mktemp("minio")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ferretdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FerretDB]:
+    with FerretDB(tmp_path_factory.mktemp("ferretdb")) as server:
+        yield server

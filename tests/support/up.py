@@ -1,0 +1,96 @@
+"""`basalt up` as a user runs it: a process of its own, in a folder and on ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.terminal import COMMAND, environment
+from tools.servers.ports import free_ports
+
+READY_S_MAX = 120.0
+# What the product promises of Ctrl-C.
+STOP_S_MAX = 15.0
+
+
+@dataclass
+class Up:
+    """The ports are chosen at the first start only: the installation remembers them."""
+
+    home: Path
+    options: tuple[str, ...] = ()
+    door: str = ""
+    kafka: str = ""
+    process: subprocess.Popen[str] | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def on_free_ports(cls, home: Path) -> Up:
+        door, kafka = free_ports(2)
+        return cls(home, ("--port", str(door), "--kafka-port", str(kafka)))
+
+    def begin(self) -> subprocess.Popen[str]:
+        self.process = subprocess.Popen(
+            [*COMMAND, "up", "--json", *self.options],
+            env=environment({"BASALT_HOME": str(self.home), **self.settings}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        return self.process
+
+    def start(self) -> dict[str, Any]:
+        """What it prints when it is ready."""
+        process = self.begin()
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], READY_S_MAX)
+        line = process.stdout.readline() if ready else ""
+        if not line:
+            process.kill()
+            raise AssertionError(f"It did not come up: {process.communicate()}")
+        said = json.loads(line)
+        self.door, self.kafka = said["door"], said["kafka"]
+        return said
+
+    def end(self, by: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+        """Its status, and what it said on its standard error."""
+        assert self.process is not None
+        self.process.send_signal(by)
+        _, complaint = self.process.communicate(timeout=STOP_S_MAX)
+        return self.process.returncode, complaint
+
+    def left_running(self) -> list[str]:
+        """What lives of this installation, whoever started it."""
+        return [f"{each.pid} {' '.join(each.cmdline()[:6])}" for each in processes_of(self.home)]
+
+    def clear(self) -> None:
+        """However a test ended, nothing is left running."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+        for process in processes_of(self.home):
+            process.kill()
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Processes that have the folder among their words, settings or open files' folder."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values(), process.cwd()]
+            mine = process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+        if not mine and any(str(home) in word for word in words):
+            found.append(process)
+    return found

@@ -1,0 +1,94 @@
+"""Loopback ports that a server keeps for as long as its directory exists."""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tools.servers.errors import ServerError
+from tools.servers.waiting import wait_until
+
+LOOPBACK = "127.0.0.1"
+# Below Linux's ephemeral range (from 32768), so that no outgoing connection takes a port between
+# our look at it and the server's bind.
+PORT_MIN = 20_000
+PORT_MAX = 32_000
+FREED_S_MAX = 5.0
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could bind the port. Lingering closed connections do not count."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            return False
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of the loopback address that nobody listens on at this moment."""
+    found: list[int] = []
+    for port in _candidates():
+        if is_free(port):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ServerError(
+        "ports",
+        f"fewer than {count} free ports between {PORT_MIN} and {PORT_MAX}",
+        "end servers that are no longer needed",
+    )
+
+
+def remembered_ports(directory: Path, wanted: Mapping[str, int | None]) -> dict[str, int]:
+    """The port of each role: the wanted one, else the one of an earlier run, else a free one.
+
+    A server that comes back after a crash has to be found where its clients look for it, so the
+    answer is written to `ports.json` in the server's directory.
+    """
+    file = directory / "ports.json"
+    earlier: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    fresh = iter(free_ports(len(wanted)))
+    settled = {role: port or earlier.get(role) or next(fresh) for role, port in wanted.items()}
+    if settled != earlier:
+        _write_whole(file, json.dumps(settled))
+    return settled
+
+
+def require_free(which: str, ports: Mapping[str, int], directory: Path) -> None:
+    """Wait a moment for ports that a dying process still holds; then refuse."""
+    for role, port in ports.items():
+        if not wait_until(lambda port=port: is_free(port), FREED_S_MAX):
+            raise ServerError(
+                which,
+                f"its {role} port {port} is in use by another process",
+                f"end that process, choose another port, or delete {directory / 'ports.json'}",
+            )
+
+
+def answers(port: int) -> bool:
+    """Whether somebody accepts connections on the port."""
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1.0):
+        return True
+    return False
+
+
+def _candidates() -> Iterator[int]:
+    # Processes that start together must not try the same ports in the same order.
+    order = random.Random(os.urandom(16))  # noqa: S311 - a choice of ports, not a secret.
+    return iter(order.sample(range(PORT_MIN, PORT_MAX), PORT_MAX - PORT_MIN))
+
+
+def _write_whole(file: Path, content: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    partial.write_text(content)
+    partial.replace(file)
