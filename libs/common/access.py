@@ -1,0 +1,203 @@
+"""A service's standing with `security`: its own tokens, everyone's keys, and the audit log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import structlog
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from libs.common import telemetry
+from libs.common.clock import Clock
+from libs.common.errors import BasaltError, DependencyError
+from libs.common.identity import Caller, TokenVerifier, acting_tenant
+from libs.common.pb.basalt.v1 import security_pb2 as pb
+from libs.common.pb.basalt.v1.security_pb2_grpc import AuditServiceStub, IdentityServiceStub
+from libs.common.rpc import Peers, translated
+
+REFRESH_S_BEFORE = 60.0
+# A token this close to its end is not offered any more, even when security is away.
+USABLE_S_MIN = 5.0
+RETRY_S = 0.5
+RETRY_S_MAX = 5.0
+AUDIT_TIMEOUT_S = 3.0
+REQUEST_CHARACTERS_MAX = 4_000
+SECRET_FIELDS = frozenset({"password", "new_password", "credential", "secret", "token"})
+
+log = structlog.get_logger(__name__)
+
+
+class ServiceTokens:
+    """Tokens of this service, one a tenant, renewed before they expire."""
+
+    def __init__(self, service: str, credential: str, open_peers: Peers) -> None:
+        self._service = service
+        self._credential = credential
+        self._peers = open_peers
+        self._tokens: dict[str, tuple[str, float]] = {}
+        self._renewing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def token(self) -> str:
+        """For the tenant we act for. While security is away, the last one as long as it holds."""
+        tenant = acting_tenant()
+        lock = self._renewing.setdefault(tenant, asyncio.Lock())
+        async with lock:
+            token, expires_at = self._tokens.get(tenant, ("", 0.0))
+            left_s = expires_at - time.time()
+            if left_s > REFRESH_S_BEFORE:
+                return token
+            try:
+                return await self._renew(tenant)
+            except DependencyError:
+                if left_s > USABLE_S_MIN:
+                    return token
+                raise
+
+    async def _renew(self, tenant: str) -> str:
+        request = pb.IssueServiceTokenRequest(
+            service=self._service, credential=self._credential, tenant=tenant
+        )
+        with translated("security"):
+            stub = self._peers.stub(IdentityServiceStub, "security")
+            answer = await stub.IssueServiceToken(request)
+        self._tokens[tenant] = (answer.token, float(answer.expires_at.seconds))
+        return answer.token
+
+
+class AccessWatch:
+    """Follows the keys and revocations that security publishes, and gives them to the verifier.
+
+    Without security the last ones stay in force.
+    """
+
+    name = "access"
+
+    def __init__(
+        self,
+        peers: Peers,
+        verifier: TokenVerifier,
+        on_change: Callable[[pb.WatchAccessResponse], None] | None = None,
+    ) -> None:
+        self._peers = peers
+        self._verifier = verifier
+        self._on_change = on_change
+        self._task: asyncio.Task[None] | None = None
+        self.problem = "Keys have not arrived yet."
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._follow(), name="access-watch")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _follow(self) -> None:
+        pause_s = RETRY_S
+        while True:
+            try:
+                with translated("security"):
+                    stub = self._peers.stub(IdentityServiceStub, "security")
+                    watching = stub.WatchAccess(pb.WatchAccessRequest())
+                    try:
+                        async for change in watching:
+                            self._take(change)
+                            pause_s = RETRY_S
+                    finally:
+                        watching.cancel()
+                self.problem = "Keys are not being followed: security ended the stream."
+            except Exception as error:
+                # Also when what came cannot be used: the last keys stay, and we ask again.
+                self.problem = f"Keys are not being followed: {error}"
+                log.warning(
+                    "access_watch_failed",
+                    error=str(error),
+                    again_in_s=pause_s,
+                    exc_info=not isinstance(error, BasaltError),
+                )
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RETRY_S_MAX)
+
+    def _take(self, change: pb.WatchAccessResponse) -> None:
+        self._verifier.update(json.loads(change.jwks_json), frozenset(change.revoked_token_ids))
+        self.problem = ""
+        if self._on_change is not None:
+            self._on_change(change)
+
+
+class AuditClient:
+    """Writes to security's audit log. No answer, no effect: the call it is for is refused."""
+
+    def __init__(self, peers: Peers, clock: Clock) -> None:
+        self._peers = peers
+        self._clock = clock
+
+    async def record(
+        self, who: Caller, method: str, request: Message | None, decision: str
+    ) -> None:
+        entry = pb.AppendAuditRequest(
+            tenant=who.tenant,
+            actor=who.subject,
+            action=method,
+            resource=resource_of(request),
+            decision=decision,
+            request_json=without_secrets(request),
+            trace_id=telemetry.trace_id(),
+            idempotency_key=self._clock.new_id(),
+        )
+        try:
+            with translated("security"):
+                await self._peers.stub(AuditServiceStub, "security").AppendAudit(
+                    entry, timeout=AUDIT_TIMEOUT_S
+                )
+        except BasaltError as error:
+            raise DependencyError(
+                f"The audit log cannot be written, so {method} is refused.",
+                which="audit",
+                next_step="Try again when `basalt status` shows security serving.",
+            ) from error
+
+
+def resource_of(request: Message | None) -> str:
+    """What a request is about, for people: the first of its naming fields that is set."""
+    for field in ("model", "dataset", "source", "pipeline", "name", "id", "job", "tenant"):
+        value = getattr(request, field, "") if request is not None else ""
+        if isinstance(value, str) and value:
+            return f"{field}/{value}"
+    return ""
+
+
+def without_secrets(request: Message | None) -> str:
+    """Canonical JSON of a request; secrets left out, bytes by their digest."""
+    if request is None:
+        return "{}"
+    shown = _without_secrets(MessageToDict(request, preserving_proto_field_name=True))
+    for field, value in request.ListFields():
+        if field.type == field.TYPE_BYTES:
+            parts = [value] if isinstance(value, bytes) else value
+            digests = ["sha256:" + hashlib.sha256(part).hexdigest() for part in parts]
+            shown[field.name] = digests[0] if isinstance(value, bytes) else digests
+    text = json.dumps(shown, sort_keys=True, separators=(",", ":"))
+    if len(text) <= REQUEST_CHARACTERS_MAX:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({"characters": len(text), "sha256": digest}, separators=(",", ":"))
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: _without_secrets(inside)
+            for name, inside in value.items()
+            if name not in SECRET_FIELDS
+        }
+    return [_without_secrets(each) for each in value] if isinstance(value, list) else value

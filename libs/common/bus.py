@@ -1,0 +1,388 @@
+"""Kafka through FastStream. Nobody else configures a broker.
+
+    delivery      at least once: acknowledged after the handler, in order within a partition
+    retries       an error that passes is waited out; another is tried TRIES_MAX times
+    dead letters  then to <topic>.dlq with the reason, and only then acknowledged
+    trace         continues the publisher's, through the traceparent header
+    wire          CloudEvents 1.0, binary mode, JSON
+
+The settings are those that were measured to lose nothing when processes die; FastStream's own
+defaults acknowledge first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import structlog
+from aiokafka import ConsumerRecord
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, KafkaMessage
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from pydantic import ValidationError
+
+from libs.common import flow, telemetry
+from libs.common.errors import BasaltError, DependencyError, InvalidInputError
+from libs.common.events import Event
+from libs.common.flow import DEAD_LETTER_SUFFIX, Topic
+from libs.common.identity import acting_for
+from libs.common.publishing import DEAD_LETTER_BYTES_MAX, STOP_S_MAX, Publishing
+from libs.common.stores.ports import Outgoing
+
+TRIES_MAX = 3
+TRY_AGAIN_S = 0.2
+TRY_AGAIN_S_MAX = 5.0
+# Within max.poll.interval.ms (5 minutes), after which Kafka would take the partition away.
+RETRYABLE_S_MAX = 120.0
+START_S_MAX = 45.0
+ALREADY_EXISTS = 36
+ERROR_CHARACTERS_MAX = 2_000
+REASON_PREFIX = "basalt-"
+
+E = TypeVar("E", bound=Event)
+log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as it came: for consumers of what has no event type, such as dead letters."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+Handle = Callable[[Delivery], Awaitable[None]]
+
+
+class Router:
+    """Which handler takes which topic."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.handlers: dict[str, Handle] = {}
+        self.topics: dict[str, Topic] = {}
+
+    def subscriber(
+        self, topic: Topic
+    ) -> Callable[[Callable[[Any], Awaitable[None]]], Callable[[Any], Awaitable[None]]]:
+        """Registers an `async def handler(event)`: idempotent, and done in seconds."""
+        if self.service not in topic.consumers:
+            raise ValueError(f"flow.py does not name {self.service} as a consumer of {topic.name}.")
+
+        def register(handler: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+            async def handle(delivery: Delivery) -> None:
+                event = _event(topic, delivery.body)
+                # The tenant sees a trace that one of its spans names it in.
+                trace.get_current_span().set_attribute(telemetry.TENANT, event.tenant)
+                with acting_for(event.tenant):
+                    await handler(event)
+
+            self.handlers[topic.name] = handle
+            self.topics[topic.name] = topic
+            return handler
+
+        return register
+
+    def dead_letters(self, handle: Handle) -> None:
+        """Takes the dead letters of every topic in `flow.py`."""
+        for topic in flow.TOPICS:
+            self.handlers[topic.dead_letters] = handle
+
+
+def consumer_group(service: str, topic: str) -> str:
+    """A service's group for a topic, shared by its replicas.
+
+    Each topic has a group of its own: in a common one, every consumer that joins makes all the
+    others begin anew, and a service with many topics takes a minute to start.
+    """
+    return f"{service}.{topic}"
+
+
+def _event(topic: Topic, body: bytes) -> Event:
+    try:
+        return topic.event.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidInputError(
+            f"The message is not a {topic.event.__name__}: {error.errors()[0]['msg']}.",
+            which=topic.name,
+            next_step="Mend its producer; the message waits in the dead letters.",
+        ) from error
+
+
+class Bus:
+    """The connection of a service to Kafka: its subscriptions, and a publisher for its relay."""
+
+    name = "kafka"
+
+    def __init__(self, bootstrap: str, router: Router, *, replication: int = 1) -> None:
+        self._bootstrap = bootstrap
+        self._router = router
+        self._replication = replication
+        self._publishing = Publishing(bootstrap, router.service)
+        self._stopping = asyncio.Event()
+        self._waiting: dict[tuple[str, int], str] = {}
+        self._broker = self._new_broker()
+
+    @property
+    def problem(self) -> str:
+        """What is not being consumed, and why; for the service's health."""
+        return " ".join(self._waiting.values())
+
+    def _new_broker(self) -> KafkaBroker:
+        broker = KafkaBroker(
+            self._bootstrap.split(","),
+            client_id=self._router.service,
+            consumer_only=True,
+            allow_auto_create_topics=False,
+            graceful_timeout=STOP_S_MAX,
+            logger=None,
+        )
+        for topic, handle in self._router.handlers.items():
+            self._subscribe(broker, topic, handle)
+        return broker
+
+    def _subscribe(self, broker: KafkaBroker, topic: str, handle: Handle) -> None:
+        subscriber = broker.subscriber(
+            topic,
+            group_id=consumer_group(self._router.service, topic),
+            auto_offset_reset="earliest",
+            ack_policy=AckPolicy.NACK_ON_ERROR,
+            no_reply=True,
+            max_workers=1,
+            parser=_parse,
+            decoder=_undecoded,
+        )
+
+        async def deliver(message: KafkaMessage) -> None:
+            await self._deliver(_delivery(message), handle)
+
+        subscriber(deliver)
+
+    async def start(self) -> None:
+        """Creates the topics this service writes or reads, then begins to consume."""
+        give_up_at = time.monotonic() + START_S_MAX
+        while True:
+            try:
+                await create_topics(self._bootstrap, self._topics())
+                await self._publishing.connect()
+                await self._broker.start()
+                return
+            # A broker that is only just starting refuses in many ways, all of which pass.
+            except (KafkaError, OSError, DependencyError) as error:
+                if time.monotonic() > give_up_at:
+                    raise DependencyError(
+                        f"Kafka at {self._bootstrap} cannot be used: {error}.",
+                        which="kafka",
+                        next_step="Start it, or set BASALT_KAFKA to where it is.",
+                    ) from error
+                await self._broker.stop()
+                self._broker = self._new_broker()
+                await asyncio.sleep(TRY_AGAIN_S)
+
+    async def stop(self) -> None:
+        """Handlers at work may finish; what waits for a retry is left for the next start."""
+        self._stopping.set()
+        await self._broker.stop()
+        await self._publishing.stop()
+
+    async def ping(self) -> None:
+        await self._publishing.ping()
+
+    def _topics(self) -> list[NewTopic]:
+        produced = [topic for topic in flow.TOPICS if topic.producer == self._router.service]
+        rows = {topic.name: topic for topic in [*produced, *self._router.topics.values()]}
+        topics = [
+            self._topic(row.name, row.partitions, {"retention.ms": str(row.retention_ms)})
+            for row in rows.values()
+        ]
+        letters = {topic.dead_letters for topic in self._router.topics.values()}
+        letters |= {name for name in self._router.handlers if name.endswith(DEAD_LETTER_SUFFIX)}
+        settings = {
+            "retention.ms": str(flow.DEAD_LETTER_RETENTION_MS),
+            "max.message.bytes": str(DEAD_LETTER_BYTES_MAX),
+        }
+        return [*topics, *(self._topic(name, 1, settings) for name in sorted(letters))]
+
+    def _topic(self, name: str, partitions: int, settings: dict[str, str]) -> NewTopic:
+        return NewTopic(
+            name,
+            num_partitions=partitions,
+            replication_factor=self._replication,
+            topic_configs=settings,
+        )
+
+    # Publishing.
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        """Returns when every in-sync replica has it; DependencyError when that is not known."""
+        headers = {
+            "ce_specversion": "1.0",
+            "ce_id": outgoing.event_id,
+            "ce_type": outgoing.topic,
+            "ce_source": f"/basalt/{self._router.service}",
+            "content-type": "application/json",
+        }
+        with telemetry.span(
+            f"publish {outgoing.topic}",
+            SpanKind.PRODUCER,
+            under=outgoing.traceparent,
+            messaging_system="kafka",
+            messaging_destination_name=outgoing.topic,
+        ):
+            if traceparent := telemetry.traceparent():
+                headers["traceparent"] = traceparent
+            await self.send(outgoing.topic, outgoing.key, outgoing.payload.encode(), headers)
+
+    async def send(self, topic: str, key: str, body: bytes, headers: Mapping[str, str]) -> None:
+        """Publishes bytes as they are."""
+        await self._publishing.send(topic, key, body, headers)
+
+    async def replay(self, letter: Delivery) -> None:
+        """Sends a dead letter back to where it came from; consumers know its event by its id."""
+        headers = {
+            name: value
+            for name, value in letter.headers.items()
+            if not name.startswith(REASON_PREFIX)
+        }
+        topic = letter.topic.removesuffix(DEAD_LETTER_SUFFIX)
+        await self.send(topic, letter.key, letter.body, headers)
+
+    # Consuming.
+
+    async def _deliver(self, delivery: Delivery, handle: Handle) -> None:
+        with telemetry.span(
+            f"consume {delivery.topic}",
+            SpanKind.CONSUMER,
+            under=delivery.headers.get("traceparent", ""),
+            messaging_system="kafka",
+            messaging_destination_name=delivery.topic,
+            messaging_consumer_group_name=consumer_group(self._router.service, delivery.topic),
+        ) as span:
+            try:
+                failure, tries = await self._try(delivery, handle)
+            finally:
+                self._waiting.pop((delivery.topic, delivery.partition), None)
+            if failure is not None:
+                telemetry.failed(span, type(failure).__name__)
+                await self._bury(delivery, failure, tries)
+
+    async def _try(self, delivery: Delivery, handle: Handle) -> tuple[Exception | None, int]:
+        """The error that could not be got over (None: there was none), and the tries it took.
+
+        An error that passes is waited for, however long: the partition stands still, and `problem`
+        says so. It is raised after RETRYABLE_S_MAX, for Kafka to hear from us and deliver again.
+        """
+        give_up_at = time.monotonic() + RETRYABLE_S_MAX
+        tries, pause_s = 0, TRY_AGAIN_S
+        while True:
+            tries += 1
+            try:
+                await handle(delivery)
+                return None, tries
+            except Exception as error:
+                retryable = isinstance(error, BasaltError) and error.retryable
+                self._note(delivery, tries, error)
+                hopeless = isinstance(error, InvalidInputError) or tries >= TRIES_MAX
+                if hopeless and not retryable:
+                    return error, tries
+                if self._stopping.is_set() or time.monotonic() > give_up_at:
+                    raise
+            await self._pause(pause_s)
+            pause_s = min(pause_s * 2, TRY_AGAIN_S_MAX)
+
+    def _note(self, delivery: Delivery, tries: int, error: Exception) -> None:
+        self._waiting[(delivery.topic, delivery.partition)] = (
+            f"An event of {delivery.topic} is tried again: {error}"
+        )
+        log.warning(
+            "event_failed",
+            topic=delivery.topic,
+            partition=delivery.partition,
+            offset=delivery.offset,
+            tries=tries,
+            error=str(error),
+            exc_info=not isinstance(error, BasaltError),
+        )
+
+    async def _bury(self, delivery: Delivery, failure: Exception, tries: int) -> None:
+        """Moves a message to the dead letters. Raises when that fails: it is delivered again."""
+        if delivery.topic.endswith(DEAD_LETTER_SUFFIX):
+            # A dead letter has nowhere further to go: keep trying to take it in.
+            await self._pause(TRY_AGAIN_S_MAX)
+            raise failure
+        headers = {
+            **delivery.headers,
+            "basalt-topic": delivery.topic,
+            "basalt-partition": str(delivery.partition),
+            "basalt-offset": str(delivery.offset),
+            "basalt-consumer": self._router.service,
+            "basalt-tries": str(tries),
+            "basalt-error": str(failure)[:ERROR_CHARACTERS_MAX],
+        }
+        try:
+            await self.send(
+                delivery.topic + DEAD_LETTER_SUFFIX, delivery.key, delivery.body, headers
+            )
+        except BasaltError:
+            await self._pause(TRY_AGAIN_S_MAX)
+            raise
+
+    async def _pause(self, pause_s: float) -> None:
+        """Waits; not when the service is stopping."""
+        with contextlib.suppress(TimeoutError):
+            # wait_for of Python 3.11 may lose a cancellation.
+            async with asyncio.timeout(pause_s):
+                await self._stopping.wait()
+
+
+async def create_topics(bootstrap: str, topics: Sequence[NewTopic]) -> None:
+    """Creates those that are missing. Raises KafkaError, or DependencyError with Kafka's reason."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap.split(","))
+    try:
+        await admin.start()
+        answer: Any = await admin.create_topics(list(topics))
+    finally:
+        await admin.close()
+    for name, code, *reason in answer.topic_errors:
+        if code not in (0, ALREADY_EXISTS):
+            raise DependencyError(
+                f"Kafka refuses to create the topic {name}: {reason or code}.", which="kafka"
+            )
+
+
+async def _parse(
+    record: ConsumerRecord[Any, Any], parse: Callable[[Any], Awaitable[KafkaMessage]]
+) -> KafkaMessage:
+    """Headers as text, whatever bytes they hold: an unreadable one must not lose a message."""
+    headers = [(key, (value or b"").decode(errors="replace")) for key, value in record.headers]
+    # FastStream decodes the headers once more, so it gets clean bytes.
+    cleaned = [(key, value.encode()) for key, value in headers]
+    return await parse(dataclasses.replace(record, headers=cleaned))
+
+
+async def _undecoded(message: KafkaMessage) -> bytes:
+    return message.body
+
+
+def _delivery(message: KafkaMessage) -> Delivery:
+    record: Any = message.raw_message
+    return Delivery(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        key=(record.key or b"").decode(errors="replace"),
+        body=bytes(message.body),
+        headers={key: str(value) for key, value in message.headers.items()},
+    )

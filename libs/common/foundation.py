@@ -1,0 +1,117 @@
+"""What every service stands on, put together once: the part of a composition root that is alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+
+from libs.common import stores
+from libs.common.access import AccessWatch, AuditClient, ServiceTokens
+from libs.common.bus import Bus, Router
+from libs.common.clock import Clock, SystemClock
+from libs.common.health import Check, Health
+from libs.common.identity import TokenVerifier
+from libs.common.journal import Journal, Relay
+from libs.common.pb.basalt.v1 import security_pb2
+from libs.common.policy import Policy
+from libs.common.rpc import Guard, Peers, Server, ServerTls
+from libs.common.runtime import Keeping, Part, Service
+from libs.common.settings import CommonSettings
+from libs.common.stores.ports import ObjectStore
+
+Register = Callable[[grpc.aio.Server], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Foundation:
+    service: str
+    settings: CommonSettings
+    clock: Clock
+    journal: Journal
+    objects: ObjectStore
+    peers: Peers
+    # Without a token of ours: how one is got from security.
+    open_peers: Peers
+    verifier: TokenVerifier
+    tls: ServerTls | None
+
+    @classmethod
+    def lay(cls, service: str, settings: CommonSettings) -> Foundation:
+        clock = SystemClock()
+        tls = ServerTls(settings.tls, service) if settings.tls else None
+        credential = settings.service_credential.get_secret_value()
+        open_peers = Peers(settings.peers, tls=tls)
+        tokens = ServiceTokens(service, credential, open_peers)
+        return cls(
+            service=service,
+            settings=settings,
+            clock=clock,
+            journal=Journal(stores.open_journal(settings.journal, service), clock),
+            objects=stores.open_objects(settings, service),
+            peers=Peers(settings.peers, tokens, tls),
+            open_peers=open_peers,
+            verifier=TokenVerifier(),
+            tls=tls,
+        )
+
+    def build(
+        self,
+        *,
+        router: Router,
+        register: Sequence[Register],
+        names: Sequence[str],
+        parts: Sequence[Part] = (),
+        checks: Sequence[Check] = (),
+        on_access: Callable[[security_pb2.WatchAccessResponse], None] | None = None,
+        guard: Guard | None = None,
+        bus: Bus | None = None,
+    ) -> Service:
+        """The service: stores, access, `parts`, Kafka, relay, gRPC, in that order.
+
+        `parts` are the service's own loops and consumers; `checks` its own dependencies. `guard`
+        and `bus` are given by a service that makes them itself: security, which is asked by all
+        others and asks nobody, and who publishes outside the journal.
+        """
+        bus = bus or Bus(self.settings.kafka, router, replication=self.settings.replication)
+        relay = Relay(self.journal, bus)
+        access: list[AccessWatch] = []
+        if guard is None:
+            access = [AccessWatch(self.peers, self.verifier, on_access)]
+            guard = Guard(self.verifier, Policy.load(), AuditClient(self.peers, self.clock))
+        health = Health(
+            self.service,
+            self.clock,
+            [
+                Check("kafka", bus.ping),
+                Check("journal", self.journal.store.ping),
+                Check("objects", self.objects.ping),
+                *checks,
+            ],
+            watched=[bus, relay, *access, *parts],
+        )
+        server = Server(
+            self.settings.rpc_listen,
+            guard,
+            [*register, health.register],
+            [*names, Health.RPC_NAME],
+            self.tls,
+        )
+        return Service(
+            name=self.service,
+            parts=[
+                Keeping("objects", self.objects.ping, self.objects.close),
+                Keeping("journal", self.journal.store.ping, self.journal.store.close),
+                self.open_peers,
+                self.peers,
+                *access,
+                *parts,
+                bus,
+                relay,
+                health,
+                server,
+            ],
+            otlp=self.settings.otlp,
+            log_level=self.settings.log_level,
+        )

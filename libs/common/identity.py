@@ -1,0 +1,149 @@
+"""Who calls, and for whom we act.
+
+Tokens are EdDSA JWTs that `security` issues: `sub`, `tenant`, `roles`, `jti`, `exp`, `use`. They
+are verified here, locally, with keys that `security` publishes (JWKS); the tenant comes from the
+token and from nowhere else. A service acts for the tenant whose call or event it handles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from joserfc import jwt
+from joserfc.errors import JoseError, UnsupportedAlgorithmError
+from joserfc.jwk import KeySet
+from joserfc.jws import JWSRegistry
+
+from libs.common.errors import UnauthenticatedError
+
+# Ed25519 under the name that Envoy's jwt_authn knows it by; RFC 9864 has a newer one.
+ALGORITHM = "EdDSA"
+ISSUER = "basalt"
+# The tenant of the platform itself: its administrators, its services, its audit.
+PLATFORM = "platform"
+CLOCK_SKEW_S = 30
+VERIFIED_TOKENS_MAX = 10_000
+TOKEN_CHARACTERS_MAX = 8_000
+
+
+class TokenAlgorithms(JWSRegistry):
+    """Tokens are signed in one way only; what else a header may name is refused."""
+
+    def get_alg(self, name: str) -> Any:
+        if name != ALGORITHM:
+            raise UnsupportedAlgorithmError(f"Tokens are signed with {ALGORITHM}, not {name}.")
+        return self.algorithms[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`subject` is a user's name, "key:<name>" or "service:<name>"."""
+
+    tenant: str
+    subject: str
+    roles: frozenset[str]
+    token_id: str
+    expires_at: float
+
+    @property
+    def is_service(self) -> bool:
+        return self.subject.startswith("service:")
+
+
+_caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
+_tenant: ContextVar[str] = ContextVar("tenant", default=PLATFORM)
+_call: ContextVar[str] = ContextVar("call", default="")
+
+
+def caller() -> Caller:
+    """Who made the call that is being handled. Raises UnauthenticatedError outside of one."""
+    current = _caller.get()
+    if current is None:
+        raise UnauthenticatedError("This call carries no identity.", next_step="Log in first.")
+    return current
+
+
+def acting_tenant() -> str:
+    """The tenant for which calls to other services are made."""
+    return _tenant.get()
+
+
+@contextmanager
+def acting_for(tenant: str) -> Iterator[None]:
+    reset = _tenant.set(tenant)
+    try:
+        yield
+    finally:
+        _tenant.reset(reset)
+
+
+def set_caller(who: Caller, idempotency_key: str = "") -> None:
+    """For the interceptor alone: the rest of this call's context belongs to `who`."""
+    _caller.set(who)
+    _tenant.set(who.tenant)
+    _call.set(f"call/{who.subject}/{idempotency_key}" if idempotency_key else "")
+
+
+def call_cause() -> str:
+    """What a repeat of the call that is being handled has in common with it; "" when nothing."""
+    return _call.get()
+
+
+class TokenVerifier:
+    """Verifies tokens with the keys it was last given; remembers the ones that held."""
+
+    def __init__(self) -> None:
+        self._keys = KeySet([])
+        self._revoked: frozenset[str] = frozenset()
+        self._verified: dict[str, Caller] = {}
+
+    def update(self, jwks: dict[str, Any], revoked_token_ids: frozenset[str]) -> None:
+        # joserfc's KeySet refuses an empty set; without keys no token holds.
+        self._keys = KeySet.import_key_set(jwks) if jwks.get("keys") else KeySet([])  # pyright: ignore[reportArgumentType]
+        self._revoked = revoked_token_ids
+        self._verified.clear()
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._keys.keys)
+
+    def verify(self, token: str) -> Caller:
+        """Raises UnauthenticatedError, saying what is wrong and never what the token was."""
+        known = self._verified.get(token)
+        if known is None:
+            known = self._decode(token)
+            if len(self._verified) >= VERIFIED_TOKENS_MAX:
+                self._verified.clear()
+            self._verified[token] = known
+        if known.expires_at + CLOCK_SKEW_S < time.time():
+            raise UnauthenticatedError("The token has expired.", next_step="Log in again.")
+        if known.token_id in self._revoked:
+            raise UnauthenticatedError("The token was revoked.", next_step="Log in again.")
+        return known
+
+    def _decode(self, token: str) -> Caller:
+        try:
+            if len(token) > TOKEN_CHARACTERS_MAX:
+                raise ValueError(f"A token has {TOKEN_CHARACTERS_MAX} characters at most.")
+            claims = jwt.decode(token, self._keys, registry=TokenAlgorithms()).claims
+            if claims["iss"] != ISSUER:
+                raise ValueError("The token was issued by somebody else.")
+            if not isinstance(claims["roles"], list):
+                raise TypeError("Roles are a list.")
+            return Caller(
+                tenant=str(claims["tenant"]),
+                subject=str(claims["sub"]),
+                roles=frozenset(map(str, claims["roles"])),
+                token_id=str(claims["jti"]),
+                expires_at=float(claims["exp"]),
+            )
+        # A header nested deeply enough ends the parser with a RecursionError.
+        except (JoseError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UnauthenticatedError(
+                "The token does not hold.", next_step="Log in again: `basalt login`."
+            ) from error

@@ -1,0 +1,285 @@
+"""gRPC for every service: one guard in front of each call, one way to call another service.
+
+A call passes, in this order: span, identity, policy, audit (when privileged), the handler. An
+error becomes a status with google.rpc.ErrorInfo here and nowhere else; its insides stay here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+from libs.common import telemetry
+from libs.common.errors import (
+    BasaltError,
+    DependencyError,
+    ForbiddenError,
+    InternalError,
+    UnauthenticatedError,
+)
+from libs.common.identity import Caller, TokenVerifier, set_caller
+from libs.common.peers import (
+    CALL_TIMEOUT_S,
+    MESSAGE_BYTES_MAX,
+    OPTIONS,
+    Peers,
+    TokenSource,
+    set_time_left,
+)
+from libs.common.policy import Policy
+from libs.common.status import ERROR_DOMAIN, from_call_error, to_status, translated
+from libs.common.tls import ServerTls
+
+# What serves and what calls is found here together.
+__all__ = [
+    "CALL_TIMEOUT_S",
+    "ERROR_DOMAIN",
+    "MESSAGE_BYTES_MAX",
+    "OPTIONS",
+    "Auditor",
+    "Guard",
+    "Peers",
+    "Server",
+    "ServerTls",
+    "TokenSource",
+    "from_call_error",
+    "to_status",
+    "translated",
+]
+
+STOP_GRACE_S = 3.0
+CONCURRENT_CALLS_MAX = 1_000
+IDEMPOTENCY_KEY_CHARACTERS_MAX = 128
+
+Metadata = dict[str, str]
+log = structlog.get_logger(__name__)
+
+
+class Auditor(Protocol):
+    async def record(
+        self, who: Caller, method: str, request: Message | None, decision: str
+    ) -> None:
+        """Returns once the record is durable. Raises DependencyError: then the call is refused."""
+        ...
+
+
+# The guard.
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What stands before every handler of a service."""
+
+    verifier: TokenVerifier
+    policy: Policy
+    auditor: Auditor
+
+    @asynccontextmanager
+    async def passing(
+        self, method: str, metadata: Metadata, request: Message | None, context: Any
+    ) -> AsyncIterator[None]:
+        with telemetry.span(
+            method,
+            SpanKind.SERVER,
+            under=metadata.get("traceparent", ""),
+            rpc_system="grpc",
+        ) as span:
+            set_time_left(context.time_remaining())
+            try:
+                await self._admit(method, metadata, request)
+                yield
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:
+                answer = _told(error)
+                if isinstance(answer, InternalError):
+                    log.exception("internal_fault", method=method)
+                telemetry.failed(span, answer.code)
+                await context.abort_with_status(rpc_status.to_status(to_status(answer)))
+
+    async def _admit(self, method: str, metadata: Metadata, request: Message | None) -> None:
+        access = self.policy.access(method)
+        if access.open:
+            return
+        who = self._caller(metadata)
+        set_caller(who, metadata.get("idempotency-key", "")[:IDEMPOTENCY_KEY_CHARACTERS_MAX])
+        trace.get_current_span().set_attribute(telemetry.TENANT, who.tenant)
+        decision = self.policy.decide(who, method, request)
+        if access.privileged:
+            word = "permitted" if decision.allowed else "refused"
+            await self.auditor.record(who, method, request, word)
+        if not decision.allowed:
+            raise ForbiddenError(
+                f"{who.subject} may not call {method}: {decision.reason}",
+                which=method,
+                next_step="Ask an administrator of your tenant for a role that may.",
+            )
+
+    def _caller(self, metadata: Metadata) -> Caller:
+        scheme, _, token = metadata.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise UnauthenticatedError(
+                "This call carries no token.",
+                next_step="Log in (`basalt login`) and send `authorization: Bearer <token>`.",
+            )
+        if not self.verifier.ready:
+            raise DependencyError(
+                "Tokens cannot be verified: security has not published its keys yet.",
+                which="security",
+                next_step="Try again shortly.",
+            )
+        return self.verifier.verify(token)
+
+
+def _told(error: Exception) -> BasaltError:
+    """What a caller is told. Of a fault of ours: where to find it, and nothing of its insides."""
+    if isinstance(error, BasaltError) and not isinstance(error, InternalError):
+        return error
+    reference = telemetry.trace_id()
+    return InternalError(
+        "The service failed on this call; nothing of it is known to have taken effect.",
+        which=reference,
+        next_step=f"Tell its operators the trace {reference}.",
+    )
+
+
+class _GuardInterceptor(grpc.aio.ServerInterceptor):
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method.lstrip("/")
+        if handler is None or method.startswith("grpc."):
+            # Health and reflection are gRPC's own, and open.
+            return handler
+        metadata = {
+            key: value
+            for key, value in handler_call_details.invocation_metadata or ()
+            if isinstance(value, str)
+        }
+        return _guarded(handler, self._guard, method, metadata)
+
+
+def _guarded(handler: Any, guard: Guard, method: str, metadata: Metadata) -> grpc.RpcMethodHandler:
+    """The same handler behind the guard. Handlers that stream answers are async generators."""
+    inner = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+
+    async def answer_one(request: Any, context: Any) -> Any:
+        first = None if handler.request_streaming else request
+        async with guard.passing(method, metadata, first, context):
+            answer = inner(request, context)
+            return await answer if inspect.isawaitable(answer) else answer
+
+    async def answer_many(request: Any, context: Any) -> None:
+        first = None if handler.request_streaming else request
+        # Writing, not yielding: a caller that goes away ends handler and span here, in this task.
+        async with (
+            guard.passing(method, metadata, first, context),
+            aclosing(inner(request, context)) as answers,
+        ):
+            async for answer in answers:
+                await context.write(answer)
+
+    maker = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[(handler.request_streaming, handler.response_streaming)]
+    return cast(
+        "grpc.RpcMethodHandler",
+        maker(
+            cast("Any", answer_many if handler.response_streaming else answer_one),
+            handler.request_deserializer,
+            handler.response_serializer,
+        ),
+    )
+
+
+# The server.
+
+
+class Server:
+    """A service's gRPC server with guard, health and reflection; a part of its runtime.
+
+    `register` calls the generated add_…_to_server functions; `names` are the services' full names.
+    """
+
+    name = "rpc"
+
+    def __init__(
+        self,
+        listen: str,
+        guard: Guard,
+        register: Sequence[Callable[[grpc.aio.Server], None]],
+        names: Sequence[str],
+        tls: ServerTls | None = None,
+        reflected: DescriptorPool | None = None,
+    ) -> None:
+        """`reflected`: where reflection finds the messages, when not in the common pool."""
+        self.listen = listen
+        # The port that was taken, when `listen` leaves it open with port 0.
+        self.port = 0
+        self._guard = guard
+        self._register = register
+        self._names = names
+        self._tls = tls
+        self._reflected = reflected
+        self._server: grpc.aio.Server | None = None
+        # The asyncio servicer; the package's stubs do not know of it.
+        self.health = cast("Any", health).aio.HealthServicer()
+
+    async def start(self) -> None:
+        server = grpc.aio.server(
+            interceptors=[_GuardInterceptor(self._guard)],
+            options=[*OPTIONS, ("grpc.so_reuseport", 0)],
+            maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX,
+        )
+        for register in self._register:
+            register(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        reflection.enable_server_reflection(
+            [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], server, self._reflected
+        )
+        try:
+            if self._tls is None:
+                self.port = server.add_insecure_port(self.listen)
+            else:
+                self.port = server.add_secure_port(self.listen, self._tls.credentials())
+        except RuntimeError as error:
+            raise DependencyError(
+                f"{self.listen} cannot be listened on.",
+                which=self.listen,
+                next_step="Another process may hold the port: end it, or set another address.",
+            ) from error
+        await server.start()
+        self._server = server
+        for name in ("", *self._names):
+            await self.health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self.health.enter_graceful_shutdown()
+            await self._server.stop(STOP_GRACE_S)

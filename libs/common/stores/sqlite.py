@@ -1,0 +1,339 @@
+"""The journal in a SQLite file: one writer thread, which commits what has gathered in one go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from libs.common.errors import DependencyError
+from libs.common.stores.encoding import decoded_outbox, encoded, from_us, to_us
+from libs.common.stores.ports import CauseSeenError, Entry, VersionTakenError
+
+# What one transaction takes at the most: enough to share the cost of its fsync.
+BATCH_MAX = 256
+BUSY_MS_MAX = 5_000
+
+# `outbox.number` grows with every commit, so an aggregate's versions wait in their order.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS journal (
+    aggregate TEXT NOT NULL,
+    version   INTEGER NOT NULL,
+    cause     TEXT NOT NULL,
+    tenant    TEXT NOT NULL,
+    kind      TEXT NOT NULL,
+    type      TEXT NOT NULL,
+    state     BLOB NOT NULL,
+    outbox    BLOB NOT NULL,
+    at_us     INTEGER NOT NULL,
+    by        TEXT NOT NULL,
+    PRIMARY KEY (aggregate, version)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS journal_cause ON journal (aggregate, cause);
+CREATE INDEX IF NOT EXISTS journal_first ON journal (kind, aggregate) WHERE version = 1;
+CREATE TABLE IF NOT EXISTS outbox (
+    number    INTEGER PRIMARY KEY AUTOINCREMENT,
+    aggregate TEXT NOT NULL,
+    version   INTEGER NOT NULL,
+    UNIQUE (aggregate, version)
+);
+"""
+COLUMNS = "aggregate, version, cause, type, state, outbox, at_us, by"
+
+
+class SqliteJournal:
+    """One file a service. An insert is on the disk (WAL, synchronous=FULL) when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._work: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._opening = threading.Lock()
+        self._open: _Open | None = None
+        self._closed = False
+
+    async def insert(self, entry: Entry) -> None:
+        row = _row(entry)
+        await self._on_writer(lambda connection: _insert(connection, entry, row))
+
+    async def latest(self, aggregate: str) -> Entry | None:
+        return self._one(
+            f"SELECT {COLUMNS} FROM journal WHERE aggregate = ? ORDER BY version DESC LIMIT 1",
+            aggregate,
+        )
+
+    async def by_cause(self, aggregate: str, cause: str) -> Entry | None:
+        return self._one(
+            f"SELECT {COLUMNS} FROM journal WHERE aggregate = ? AND cause = ?", aggregate, cause
+        )
+
+    async def history(
+        self, aggregate: str, after_version: int = 0, limit: int = 500
+    ) -> list[Entry]:
+        return await self._many(
+            f"SELECT {COLUMNS} FROM journal WHERE aggregate = ? AND version > ?"
+            " ORDER BY version LIMIT ?",
+            aggregate,
+            after_version,
+            limit,
+        )
+
+    async def heads(
+        self, kind: str, tenant: str | None = None, after: str = "", limit: int = 500
+    ) -> list[Entry]:
+        # "0" follows "/" in ASCII, so the range holds the tenant's aggregates and no other's.
+        first, end = (f"{tenant}/", f"{tenant}0") if tenant is not None else ("", "\U0010ffff")
+        return await self._many(
+            f"SELECT {COLUMNS} FROM journal AS entry WHERE (aggregate, version) IN ("
+            "  SELECT aggregate,"
+            "    (SELECT MAX(version) FROM journal WHERE aggregate = first.aggregate)"
+            "  FROM journal AS first WHERE version = 1 AND kind = ?"
+            "  AND aggregate > ? AND aggregate >= ? AND aggregate < ? ORDER BY aggregate LIMIT ?"
+            ") ORDER BY aggregate",
+            kind,
+            after,
+            first,
+            end,
+            limit,
+        )
+
+    async def unrelayed(self, limit: int = 500) -> list[Entry]:
+        columns = ", ".join(f"journal.{column.strip()}" for column in COLUMNS.split(","))
+        return await self._many(
+            f"SELECT {columns} FROM outbox JOIN journal USING (aggregate, version)"
+            " ORDER BY outbox.number LIMIT ?",
+            limit,
+        )
+
+    async def mark_relayed(self, entries: Sequence[Entry]) -> None:
+        keys = [(entry.aggregate, entry.version) for entry in entries]
+        await self._on_writer(
+            lambda connection: connection.executemany(
+                "DELETE FROM outbox WHERE aggregate = ? AND version = ?", keys
+            )
+        )
+
+    async def ping(self) -> None:
+        await self._on_writer(
+            lambda connection: connection.execute("SELECT 1 FROM journal LIMIT 1")
+        )
+
+    async def close(self) -> None:
+        """Everything that was asked for before is on the disk when this returns."""
+        self._closed = True
+        opened, self._open = self._open, None
+        if opened is not None:
+            self._work.put(None)
+            await asyncio.to_thread(opened.writing.join)
+            opened.points.close()
+            with opened.reading:
+                opened.ranges.close()
+
+    # Reading: point reads are too quick to be worth a thread; ranges take one, and a connection.
+
+    def _one(self, sql: str, *values: object) -> Entry | None:
+        try:
+            row = self._opened().points.execute(sql, values).fetchone()
+        except sqlite3.Error as error:
+            raise _unavailable(self._path, error) from error
+        return _entry(row) if row else None
+
+    async def _many(self, sql: str, *values: object) -> list[Entry]:
+        return await asyncio.to_thread(self._read, sql, values)
+
+    def _read(self, sql: str, values: tuple[object, ...]) -> list[Entry]:
+        opened = self._opened()
+        try:
+            with opened.reading:
+                rows = opened.ranges.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise _unavailable(self._path, error) from error
+        return [_entry(row) for row in rows]
+
+    # Writing.
+
+    async def _on_writer(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        self._opened()
+        job = _Job(work, asyncio.get_running_loop())
+        self._work.put(job)
+        # Shielded, since a caller that gives up does not take back what it asked for.
+        await asyncio.shield(job.done)
+
+    def _opened(self) -> _Open:
+        with self._opening:
+            if self._closed:
+                raise DependencyError(
+                    f"The journal {self._path.name} is closed.",
+                    which="journal",
+                    next_step="The service is stopping; try again when it is back.",
+                )
+            if self._open is None:
+                self._open = self._connect_all()
+            return self._open
+
+    def _connect_all(self) -> _Open:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            writer = _connect(self._path)
+            writer.executescript(SCHEMA)
+            opened = _Open(writer, _connect(self._path), _connect(self._path), self._write)
+        except (sqlite3.Error, OSError) as error:
+            raise _unavailable(self._path, error) from error
+        opened.writing.start()
+        return opened
+
+    def _write(self, connection: sqlite3.Connection) -> None:
+        open_ = True
+        while open_:
+            jobs = [self._work.get()]
+            while len(jobs) < BATCH_MAX and not self._work.empty():
+                jobs.append(self._work.get())
+            open_ = None not in jobs
+            self._commit(connection, [job for job in jobs if job is not None])
+        connection.close()
+
+    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+        if not jobs:
+            return
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                job.run(connection)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            for job in jobs:
+                job.refusal = _unavailable(self._path, error)
+        # One wake-up of the event loop for all of them: it costs more than an insert.
+        for loop in {job.loop for job in jobs}:
+            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits.
+                loop.call_soon_threadsafe(_settle, [job for job in jobs if job.loop is loop])
+
+
+class _Open:
+    """The connections of an open journal, and the thread that writes."""
+
+    def __init__(
+        self,
+        writer: sqlite3.Connection,
+        points: sqlite3.Connection,
+        ranges: sqlite3.Connection,
+        write: Callable[[sqlite3.Connection], None],
+    ) -> None:
+        self.writer = writer
+        self.points = points
+        self.ranges = ranges
+        self.reading = threading.Lock()
+        self.writing = threading.Thread(
+            target=write, args=(writer,), name="journal-writer", daemon=True
+        )
+
+
+class _Job:
+    """A piece of writing, and the promise of its outcome once its transaction is on the disk."""
+
+    def __init__(
+        self, work: Callable[[sqlite3.Connection], object], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._work = work
+        self.loop = loop
+        self.done: asyncio.Future[None] = loop.create_future()
+        self.refusal: Exception | None = None
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        try:
+            # What it answers, a cursor, ends here: freed in another thread it would reset a
+            # statement that this one has begun to use again.
+            self._work(connection)
+        except sqlite3.Error:
+            raise  # The transaction is in doubt, and with it every other job in it.
+        except Exception as refusal:
+            # A refused statement leaves the others of the transaction as they are.
+            self.refusal = refusal
+
+
+def _settle(jobs: list[_Job]) -> None:
+    for job in jobs:
+        if job.done.cancelled():
+            continue
+        if job.refusal is None:
+            job.done.set_result(None)
+        else:
+            job.done.set_exception(job.refusal)
+            # It counts as seen even when the caller has given up meanwhile.
+            job.done.exception()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA busy_timeout={BUSY_MS_MAX}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+def _unavailable(path: Path, error: sqlite3.Error | OSError) -> DependencyError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    next_step = (
+        "Free space on its disk; nothing was written."
+        if "full" in str(error)
+        else f"Look at {path}: whether it is there, whole, and this service's to write."
+    )
+    return DependencyError(
+        f"The journal {path.name} answers: {reason}.", which="journal", next_step=next_step
+    )
+
+
+def _insert(connection: sqlite3.Connection, entry: Entry, row: tuple[object, ...]) -> None:
+    try:
+        connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    except sqlite3.IntegrityError as error:
+        seen = connection.execute(
+            f"SELECT {COLUMNS} FROM journal WHERE aggregate = ? AND cause = ?",
+            (entry.aggregate, entry.cause),
+        ).fetchone()
+        if seen is not None:
+            raise CauseSeenError(_entry(seen)) from error
+        raise VersionTakenError(entry.id) from error
+    if entry.outbox:
+        connection.execute(
+            "INSERT INTO outbox (aggregate, version) VALUES (?, ?)",
+            (entry.aggregate, entry.version),
+        )
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    state, outbox = encoded(entry)
+    return (
+        entry.aggregate,
+        entry.version,
+        entry.cause,
+        entry.tenant,
+        entry.kind,
+        entry.type,
+        state,
+        outbox,
+        to_us(entry.at),
+        entry.by,
+    )
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    aggregate, version, cause, type_, state, outbox, at_us, by = row
+    return Entry(
+        aggregate=aggregate,
+        version=version,
+        cause=cause,
+        type=type_,
+        state=orjson.loads(state),
+        outbox=decoded_outbox(outbox),
+        at=from_us(at_us),
+        by=by,
+    )

@@ -1,0 +1,40 @@
+"""Mutual TLS between services."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from libs.common.errors import PreconditionError
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """Mutual TLS: both sides prove themselves with certificates of the same authority."""
+
+    folder: Path
+    service: str
+
+    def _pem(self) -> tuple[bytes, bytes, bytes]:
+        files = (f"{self.service}.key", f"{self.service}.pem", "ca.pem")
+        try:
+            key, certificate, authority = ((self.folder / file).read_bytes() for file in files)
+        except OSError as error:
+            raise PreconditionError(
+                f"The certificates cannot be read: {error.strerror}.",
+                which=str(error.filename),
+                next_step=f"BASALT_TLS names a folder with {', '.join(files)}.",
+            ) from error
+        return key, certificate, authority
+
+    def credentials(self) -> grpc.ServerCredentials:
+        key, certificate, authority = self._pem()
+        return grpc.ssl_server_credentials(
+            [(key, certificate)], root_certificates=authority, require_client_auth=True
+        )
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        key, certificate, authority = self._pem()
+        return grpc.ssl_channel_credentials(authority, key, certificate)

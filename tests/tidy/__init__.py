@@ -1,0 +1,1 @@
+"""House rules as tests: what a reader may rely on everywhere."""

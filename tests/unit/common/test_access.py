@@ -1,0 +1,202 @@
+"""A service's dealings with security: tokens that outlast an outage, keys, and the audit log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from libs.common import access as access_module
+from libs.common.access import (
+    REQUEST_CHARACTERS_MAX,
+    AccessWatch,
+    AuditClient,
+    ServiceTokens,
+    resource_of,
+    without_secrets,
+)
+from libs.common.clock import SystemClock
+from libs.common.errors import DependencyError, UnauthenticatedError
+from libs.common.identity import Caller, TokenVerifier, acting_for
+from libs.common.pb.basalt.v1 import ingest_pb2, security_pb2_grpc
+from libs.common.pb.basalt.v1 import security_pb2 as pb
+from libs.common.rpc import Peers
+from tests.support.eventually import eventually
+from tests.support.tokens import KeyRing
+
+RING = KeyRing("one")
+ADA = Caller("acme", "ada", frozenset({"administrator"}), "token-1", 0.0)
+
+
+class Security(security_pb2_grpc.IdentityServiceServicer, security_pb2_grpc.AuditServiceServicer):
+    """What a service asks of security, with outages on demand."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.lasts_s = 900
+        self.issued: list[str] = []
+        self.audited: list[pb.AppendAuditRequest] = []
+        self.changes: asyncio.Queue[pb.WatchAccessResponse | None] = asyncio.Queue()
+        self.watchers = 0
+
+    async def IssueServiceToken(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        await asyncio.sleep(0)
+        self.issued.append(request.tenant)
+        answer = pb.IssueServiceTokenResponse(token=f"{request.tenant}-{len(self.issued)}")
+        answer.expires_at.FromSeconds(int(time.time()) + self.lasts_s)
+        return answer
+
+    async def WatchAccess(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        self.watchers += 1
+        while (change := await self.changes.get()) is not None:
+            yield change
+
+    async def AppendAudit(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        self.audited.append(request)
+        return pb.AppendAuditResponse()
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[Security, Peers]]:
+    security = Security()
+    server = grpc.aio.server()
+    security_pb2_grpc.add_IdentityServiceServicer_to_server(security, server)
+    security_pb2_grpc.add_AuditServiceServicer_to_server(security, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    peers = Peers({"security": f"127.0.0.1:{port}"})
+    try:
+        yield security, peers
+    finally:
+        await peers.stop()
+        await server.stop(0)
+
+
+async def test_a_token_is_got_once_for_each_tenant() -> None:
+    async with serving() as (security, peers):
+        tokens = ServiceTokens("ingest", "hunter2", peers)
+
+        async def token(tenant: str) -> str:
+            with acting_for(tenant):
+                return await tokens.token()
+
+        got = await asyncio.gather(*(token(tenant) for tenant in ["acme", "beta"] * 20))
+
+        assert sorted(security.issued) == ["acme", "beta"]
+        assert len(set(got)) == 2
+
+
+async def test_while_security_is_away_the_last_token_serves_as_long_as_it_holds() -> None:
+    async with serving() as (security, peers):
+        tokens = ServiceTokens("ingest", "hunter2", peers)
+        security.lasts_s = 30  # Already time to renew it, not yet expired.
+        first = await tokens.token()
+        security.away = True
+
+        assert await tokens.token() == first
+        security.away = False
+        assert await tokens.token() != first
+
+
+async def test_a_token_that_no_longer_holds_is_not_offered() -> None:
+    async with serving() as (security, peers):
+        tokens = ServiceTokens("ingest", "hunter2", peers)
+        security.lasts_s = 1
+        await tokens.token()
+        security.away = True
+
+        with pytest.raises(DependencyError) as refusal:
+            await tokens.token()
+
+        assert refusal.value.which == "security"
+
+
+def change(jwks: str, *revoked: str) -> pb.WatchAccessResponse:
+    return pb.WatchAccessResponse(jwks_json=jwks, revoked_token_ids=revoked)
+
+
+async def test_keys_and_revocations_are_followed_whatever_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(access_module, "RETRY_S", 0.01)
+    verifier = TokenVerifier()
+    async with serving() as (security, peers):
+        watch = AccessWatch(peers, verifier)
+        await watch.start()
+        assert "not arrived" in watch.problem
+        security.changes.put_nowait(change(json.dumps(RING.jwks())))
+        await eventually(lambda: verifier.ready)
+        assert watch.problem == ""
+
+        # The stream ends; what comes next cannot be used; then all is well again.
+        security.changes.put_nowait(None)
+        await eventually(lambda: security.watchers == 2)
+        security.changes.put_nowait(change("not JSON"))
+        await eventually(lambda: security.watchers == 3)
+        assert "not being followed" in watch.problem
+        assert verifier.verify(RING.token()).subject == "ada", "The last keys stay."
+        security.changes.put_nowait(change(json.dumps(RING.jwks()), "token-1"))
+
+        await eventually(lambda: watch.problem == "")
+        with pytest.raises(UnauthenticatedError, match="revoked"):
+            verifier.verify(RING.token())
+        await watch.stop()
+
+
+async def test_what_is_audited_says_who_what_and_about_which() -> None:
+    async with serving() as (security, peers):
+        audit = AuditClient(peers, SystemClock())
+        request = pb.LoginRequest(tenant="acme", password="hunter2")
+
+        await audit.record(ADA, "basalt.v1.IdentityService/Login", request, "permitted")
+
+        (entry,) = security.audited
+        assert (entry.tenant, entry.actor, entry.decision) == ("acme", "ada", "permitted")
+        assert entry.resource == "tenant/acme"
+        assert json.loads(entry.request_json) == {"tenant": "acme"}
+
+
+async def test_without_the_audit_log_the_call_is_refused() -> None:
+    async with serving() as (security, peers):
+        security.away = True
+
+        with pytest.raises(DependencyError, match="Login is refused") as refusal:
+            await AuditClient(peers, SystemClock()).record(ADA, "Login", None, "permitted")
+
+        assert refusal.value.which == "audit"
+
+
+def test_secrets_are_left_out_and_bytes_are_digests() -> None:
+    request = pb.LoginRequest(tenant="acme", password="hunter2")
+    records = ingest_pb2.UploadRecordsRequest(records=[b"hunter2", b"row"])
+
+    assert without_secrets(None) == "{}"
+    assert without_secrets(request) == '{"tenant":"acme"}'
+    shown = json.loads(without_secrets(records))
+    assert len(shown["records"]) == 2
+    assert all(each.startswith("sha256:") for each in shown["records"])
+
+
+def test_a_long_request_is_told_by_its_digest() -> None:
+    request = pb.LoginRequest(tenant="x" * (REQUEST_CHARACTERS_MAX + 1))
+
+    shown = json.loads(without_secrets(request))
+
+    assert shown["characters"] > REQUEST_CHARACTERS_MAX
+    assert len(shown["sha256"]) == 64
+
+
+def test_what_a_request_is_about_is_its_first_name() -> None:
+    assert resource_of(pb.LoginRequest(tenant="acme")) == "tenant/acme"
+    assert resource_of(pb.LoginRequest()) == ""
+    assert resource_of(None) == ""
