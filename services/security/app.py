@@ -1,0 +1,96 @@
+"""security's composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.common.foundation import Foundation
+from libs.common.policy import Policy
+from libs.common.rpc import Guard
+from libs.common.runtime import Loop, Service
+from services.security.core.access import Access, Published
+from services.security.core.api_keys import ApiKeys
+from services.security.core.audit import AuditLog
+from services.security.core.signing import Signing
+from services.security.core.throttle import Throttle
+from services.security.core.tokens import ServiceCredentials, Tokens
+from services.security.core.users import Users
+from services.security.inbound.events import event_routes
+from services.security.inbound.rpc import (
+    NAMES,
+    AuditServicer,
+    IdentityServicer,
+    LocalAuditor,
+    SigningServicer,
+)
+from services.security.outbound.argon import Argon2Passwords
+from services.security.outbound.first_login import FirstLoginFile
+from services.security.outbound.jose import JoseTokens
+from services.security.outbound.model_signatures import OpenSsfSigner
+from services.security.outbound.sealing import AesGcmSeal
+from services.security.settings import Settings
+
+# How soon a change that another replica made is seen by this one.
+REFRESH_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStart:
+    """A part that makes keys and the first administrator before anything is served."""
+
+    access: Access
+    users: Users
+    name: str = "first-start"
+
+    async def start(self) -> None:
+        await self.access.begin()
+        await self.users.begin()
+
+    async def stop(self) -> None:
+        """Nothing is held."""
+
+
+def build(settings: Settings) -> Service:
+    laid = Foundation.lay("security", settings)
+    journal, clock = laid.journal, laid.clock
+    seal = AesGcmSeal(settings.master_key_bytes())
+    signer = OpenSsfSigner()
+    token_format = JoseTokens()
+
+    def verify_with(published: Published) -> None:
+        laid.verifier.update(published.state.jwks(), frozenset(published.state.revoked))
+
+    access = Access(journal, clock, seal, token_format, signer, verify_with)
+    audit = AuditLog(journal, clock)
+    tokens = Tokens(access, token_format, clock)
+    users = Users(
+        journal=journal,
+        clock=clock,
+        access=access,
+        tokens=tokens,
+        passwords=Argon2Passwords(),
+        throttle=Throttle(clock),
+        audit=audit,
+        seal=seal,
+        note=FirstLoginFile(settings.first_login_file),
+    )
+    credentials = {
+        service: secret.get_secret_value()
+        for service, secret in settings.service_credentials.items()
+    }
+    return laid.build(
+        router=event_routes(),
+        register=[
+            IdentityServicer(
+                access,
+                users,
+                ApiKeys(journal, clock, access, tokens),
+                ServiceCredentials(credentials, tokens, access),
+            ).register,
+            SigningServicer(Signing(journal, clock, access, signer), access).register,
+            AuditServicer(audit, access).register,
+        ],
+        names=NAMES,
+        parts=[FirstStart(access, users), Loop("access", access.refresh, REFRESH_S)],
+        guard=Guard(laid.verifier, Policy.load(), LocalAuditor(audit, access)),
+    )

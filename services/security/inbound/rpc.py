@@ -1,0 +1,333 @@
+"""security's RPCs: convert, call, convert. The tenant comes from the token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc.aio
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.common import telemetry
+from libs.common.access import resource_of, without_secrets
+from libs.common.identity import Caller, caller
+from libs.common.pb.basalt.v1 import common_pb2, security_pb2_grpc
+from libs.common.pb.basalt.v1 import security_pb2 as pb
+from libs.common.stores.ports import Entry
+from services.security.core.access import Access, Published
+from services.security.core.api_keys import ApiKey, ApiKeys
+from services.security.core.audit import AuditLog, Happening, Record
+from services.security.core.signing import Signing
+from services.security.core.tokens import TOKEN_LIFE_S, ServiceCredentials
+from services.security.core.users import User, Users
+
+NAMES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
+
+
+class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
+    def __init__(
+        self, access: Access, users: Users, keys: ApiKeys, services: ServiceCredentials
+    ) -> None:
+        self._access = access
+        self._users = users
+        self._keys = keys
+        self._services = services
+
+    def register(self, server: grpc.aio.Server) -> None:
+        security_pb2_grpc.add_IdentityServiceServicer_to_server(self, server)
+
+    async def Login(  # noqa: N802
+        self, request: pb.LoginRequest, context: Any
+    ) -> pb.LoginResponse:
+        login = await self._users.login(request.tenant, request.name, request.password)
+        return pb.LoginResponse(
+            token=login.issued.token,
+            expires_at=_seconds(login.issued.expires_at),
+            login_ends_at=_seconds(login.login_ends_at),
+        )
+
+    async def RenewToken(  # noqa: N802
+        self, request: pb.RenewTokenRequest, context: Any
+    ) -> pb.RenewTokenResponse:
+        who = caller()
+        login = await self._users.renew(who.tenant, who.subject, who.token_id)
+        return pb.RenewTokenResponse(
+            token=login.issued.token,
+            expires_at=_seconds(login.issued.expires_at),
+            login_ends_at=_seconds(login.login_ends_at),
+        )
+
+    async def Logout(  # noqa: N802
+        self, request: pb.LogoutRequest, context: Any
+    ) -> pb.LogoutResponse:
+        who = caller()
+        await self._users.log_out(who.tenant, who.subject, who.token_id)
+        return pb.LogoutResponse()
+
+    async def ChangePassword(  # noqa: N802
+        self, request: pb.ChangePasswordRequest, context: Any
+    ) -> pb.ChangePasswordResponse:
+        await self._users.change_password(
+            request.tenant, request.name, request.password, request.new_password
+        )
+        return pb.ChangePasswordResponse()
+
+    async def GetJwks(  # noqa: N802
+        self, request: pb.GetJwksRequest, context: Any
+    ) -> pb.GetJwksResponse:
+        return pb.GetJwksResponse(jwks_json=json.dumps(self._access.state.jwks()))
+
+    async def IssueServiceToken(  # noqa: N802
+        self, request: pb.IssueServiceTokenRequest, context: Any
+    ) -> pb.IssueServiceTokenResponse:
+        issued = self._services.issue(request.service, request.credential, request.tenant)
+        return pb.IssueServiceTokenResponse(
+            token=issued.token, expires_at=_seconds(issued.expires_at)
+        )
+
+    async def CreateTenant(  # noqa: N802
+        self, request: pb.CreateTenantRequest, context: Any
+    ) -> pb.CreateTenantResponse:
+        await self._access.add_tenant(request.tenant, caller().subject)
+        return pb.CreateTenantResponse(tenant=request.tenant)
+
+    async def CreateUser(  # noqa: N802
+        self, request: pb.CreateUserRequest, context: Any
+    ) -> pb.CreateUserResponse:
+        who = caller()
+        user, password = await self._users.create(
+            request.tenant or who.tenant, request.name, request.roles, who.subject
+        )
+        return pb.CreateUserResponse(user=_user(user), one_time_password=password)
+
+    async def SetUser(  # noqa: N802
+        self, request: pb.SetUserRequest, context: Any
+    ) -> pb.SetUserResponse:
+        who = caller()
+        user = await self._users.set(
+            request.tenant or who.tenant, request.name, request.roles, request.disabled, who.subject
+        )
+        return pb.SetUserResponse(user=_user(user))
+
+    async def ResetPassword(  # noqa: N802
+        self, request: pb.ResetPasswordRequest, context: Any
+    ) -> pb.ResetPasswordResponse:
+        who = caller()
+        user, password = await self._users.reset_password(
+            request.tenant or who.tenant, request.name, who.subject
+        )
+        return pb.ResetPasswordResponse(user=_user(user), one_time_password=password)
+
+    async def ListUsers(  # noqa: N802
+        self, request: pb.ListUsersRequest, context: Any
+    ) -> pb.ListUsersResponse:
+        users, token = await self._users.page(
+            caller().tenant, request.page.size, request.page.token
+        )
+        return pb.ListUsersResponse(users=map(_user, users), next_page_token=token)
+
+    async def CreateApiKey(  # noqa: N802
+        self, request: pb.CreateApiKeyRequest, context: Any
+    ) -> pb.CreateApiKeyResponse:
+        who = caller()
+        key, secret = await self._keys.create(
+            who.tenant, request.name, request.roles, request.days, who.subject
+        )
+        return pb.CreateApiKeyResponse(key=_api_key(key), secret=secret)
+
+    async def RevokeApiKey(  # noqa: N802
+        self, request: pb.RevokeApiKeyRequest, context: Any
+    ) -> pb.RevokeApiKeyResponse:
+        who = caller()
+        key = await self._keys.revoke(who.tenant, request.id, who.subject)
+        return pb.RevokeApiKeyResponse(key=_api_key(key))
+
+    async def ListApiKeys(  # noqa: N802
+        self, request: pb.ListApiKeysRequest, context: Any
+    ) -> pb.ListApiKeysResponse:
+        keys, token = await self._keys.page(caller().tenant, request.page.size, request.page.token)
+        return pb.ListApiKeysResponse(keys=map(_api_key, keys), next_page_token=token)
+
+    async def RotateKeys(  # noqa: N802
+        self, request: pb.RotateKeysRequest, context: Any
+    ) -> pb.RotateKeysResponse:
+        key_id = await self._access.rotate(TOKEN_LIFE_S, caller().subject)
+        return pb.RotateKeysResponse(key_id=key_id)
+
+    async def WatchAccess(  # noqa: N802
+        self, request: pb.WatchAccessRequest, context: Any
+    ) -> AsyncIterator[pb.WatchAccessResponse]:
+        async for published in self._access.watch():
+            yield _access(published)
+
+
+class SigningServicer(security_pb2_grpc.SigningServiceServicer):
+    def __init__(self, signing: Signing, access: Access) -> None:
+        self._signing = signing
+        self._access = access
+
+    def register(self, server: grpc.aio.Server) -> None:
+        security_pb2_grpc.add_SigningServiceServicer_to_server(self, server)
+
+    async def SignManifest(  # noqa: N802
+        self, request: pb.SignManifestRequest, context: Any
+    ) -> pb.SignManifestResponse:
+        who = caller()
+        signature = await self._signing.sign(
+            who.tenant,
+            request.model,
+            request.version,
+            request.manifest,
+            request.approved_by,
+            who.subject,
+        )
+        return pb.SignManifestResponse(signature=signature.content(), key_id=signature.key_id)
+
+    async def VerifyManifest(  # noqa: N802
+        self, request: pb.VerifyManifestRequest, context: Any
+    ) -> pb.VerifyManifestResponse:
+        verdict = await self._signing.verify(request.manifest, request.signature)
+        return pb.VerifyManifestResponse(
+            valid=verdict.valid, detail=verdict.detail, key_id=verdict.key_id
+        )
+
+    async def GetSigningKeys(  # noqa: N802
+        self, request: pb.GetSigningKeysRequest, context: Any
+    ) -> pb.GetSigningKeysResponse:
+        pems = self._access.state.signing_pems()
+        return pb.GetSigningKeysResponse(
+            keys=[pb.SigningKey(key_id=key, public_key_pem=pem) for key, pem in pems.items()]
+        )
+
+
+class AuditServicer(security_pb2_grpc.AuditServiceServicer):
+    def __init__(self, audit: AuditLog, access: Access) -> None:
+        self._audit = audit
+        self._access = access
+
+    def register(self, server: grpc.aio.Server) -> None:
+        security_pb2_grpc.add_AuditServiceServicer_to_server(self, server)
+
+    async def AppendAudit(  # noqa: N802
+        self, request: pb.AppendAuditRequest, context: Any
+    ) -> pb.AppendAuditResponse:
+        happening = Happening(
+            tenant=self._access.known_tenant(request.tenant),
+            actor=request.actor,
+            action=request.action,
+            resource=request.resource,
+            decision=request.decision,
+            request_json=request.request_json,
+            trace_id=request.trace_id,
+        )
+        record = await self._audit.append(happening, request.idempotency_key)
+        return pb.AppendAuditResponse(record=_record(record))
+
+    async def ListAudit(  # noqa: N802
+        self, request: pb.ListAuditRequest, context: Any
+    ) -> pb.ListAuditResponse:
+        records, token = await self._audit.newest(
+            caller().tenant, request.page.size, request.page.token, request.action
+        )
+        return pb.ListAuditResponse(records=map(_record, records), next_page_token=token)
+
+    async def ExportAudit(  # noqa: N802
+        self, request: pb.ExportAuditRequest, context: Any
+    ) -> AsyncIterator[pb.ExportAuditResponse]:
+        tenant, last = caller().tenant, 0
+        while records := await self._audit.part(tenant, last):
+            last = records[-1].sequence
+            yield pb.ExportAuditResponse(records=map(_record, records))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAuditor:
+    """Writes security's own privileged calls to its log, and to the log of a tenant they name."""
+
+    audit: AuditLog
+    access: Access
+
+    async def record(
+        self, who: Caller, method: str, request: Message | None, decision: str
+    ) -> None:
+        happening = Happening(
+            tenant=who.tenant,
+            actor=who.subject,
+            action=method,
+            resource=resource_of(request),
+            decision=decision,
+            request_json=without_secrets(request),
+            trace_id=telemetry.trace_id(),
+        )
+        for each in happening.seen_by(getattr(request, "tenant", ""), self.access.state.tenants):
+            await self.audit.before(each)
+
+
+# Conversions.
+
+
+def _seconds(at: float) -> Timestamp:
+    return Timestamp(seconds=int(at))
+
+
+def _time(at: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(at)
+    return stamp
+
+
+def _stamp(entry: Entry) -> common_pb2.Stamp:
+    return common_pb2.Stamp(at=_time(entry.at), by=entry.by, cause=entry.cause)
+
+
+def _user(user: User) -> pb.User:
+    return pb.User(
+        tenant=user.entry.tenant,
+        name=user.state.name,
+        roles=user.state.roles,
+        disabled=user.state.disabled,
+        password_must_change=user.state.password_must_change,
+        changed=_stamp(user.entry),
+    )
+
+
+def _api_key(key: ApiKey) -> pb.ApiKey:
+    return pb.ApiKey(
+        id=key.state.id,
+        tenant=key.entry.tenant,
+        name=key.state.name,
+        roles=key.state.roles,
+        expires_at=_seconds(key.state.expires_at),
+        revoked=key.state.revoked,
+        created=_stamp(key.entry),
+    )
+
+
+def _access(published: Published) -> pb.WatchAccessResponse:
+    state = published.state
+    return pb.WatchAccessResponse(
+        jwks_json=json.dumps(state.jwks()),
+        revoked_token_ids=sorted(state.revoked),
+        tenants=state.tenants,
+        access_version=published.version,
+    )
+
+
+def _record(record: Record) -> pb.AuditRecord:
+    return pb.AuditRecord(
+        tenant=record.tenant,
+        sequence=record.sequence,
+        at=_time(datetime.fromisoformat(record.at).astimezone(UTC)),
+        actor=record.actor,
+        action=record.action,
+        resource=record.resource,
+        decision=record.decision,
+        request_json=record.request_json,
+        trace_id=record.trace_id,
+        previous_hash=record.previous_hash,
+        hash=record.hash,
+    )

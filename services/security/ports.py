@@ -1,0 +1,77 @@
+"""What security's decisions need from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Passwords(Protocol):
+    async def hash(self, password: str) -> str: ...
+
+    async def match(self, password_hash: str | None, password: str) -> bool:
+        """None takes as long as a wrong password does. Raises LimitError when too many wait."""
+        ...
+
+
+class Seal(Protocol):
+    """Keeps secrets at rest unreadable without the master key."""
+
+    def close(self, purpose: str, secret: bytes) -> str:
+        """Text that `open` reads again, for the same purpose only."""
+        ...
+
+    def open(self, purpose: str, sealed: str) -> bytes:
+        """Raises PreconditionError when the master key is another one or the text was changed."""
+        ...
+
+    def derive(self, purpose: str, salt: str) -> bytes:
+        """32 bytes that nobody without the master key can tell, alike each time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NewTokenKey:
+    key_id: str
+    public: Mapping[str, str]
+    private: bytes
+
+
+class TokenFormat(Protocol):
+    """Signed tokens as everybody reads them: EdDSA JWTs."""
+
+    def new_key(self, key_id: str) -> NewTokenKey: ...
+
+    def encode(self, private: bytes, claims: Mapping[str, Any]) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NewSigningKey:
+    key_id: str
+    public_pem: str
+    private: bytes
+
+
+class ManifestSigner(Protocol):
+    """OpenSSF model-signing."""
+
+    def new_key(self) -> NewSigningKey: ...
+
+    async def sign(
+        self, private: bytes, tenant: str, model: str, version: int, manifest: bytes
+    ) -> bytes: ...
+
+    async def verify(
+        self, manifest: bytes, signature: bytes, public_keys: Mapping[str, str]
+    ) -> str:
+        """The key's id. Raises IntegrityError."""
+        ...
+
+
+class FirstLoginNote(Protocol):
+    """Where the first administrator finds their one-time password, once."""
+
+    async def write(self, tenant: str, name: str, password: str) -> None: ...
+
+    async def remove(self) -> None: ...

@@ -1,0 +1,39 @@
+"""What security is told from outside."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+
+from libs.common.settings import CommonSettings
+
+MASTER_KEY_BYTES = 32
+
+
+class Settings(CommonSettings):
+    master_key: SecretStr = Field(
+        description="32 bytes in base64: seals the private keys; made at the first start, kept safe"
+    )
+    service_credentials: dict[str, SecretStr] = Field(
+        description='What each service proves itself with: {"ingest": "secret", ...}'
+    )
+    first_login_file: Path = Field(
+        description="Where the first administrator's one-time password is written, mode 0600"
+    )
+
+    @field_validator("master_key")
+    @classmethod
+    def _is_32_bytes(cls, value: SecretStr) -> SecretStr:
+        try:
+            size = len(base64.b64decode(value.get_secret_value(), validate=True))
+        except binascii.Error:
+            size = 0
+        if size != MASTER_KEY_BYTES:
+            raise ValueError(f"must be {MASTER_KEY_BYTES} bytes in base64")
+        return value
+
+    def master_key_bytes(self) -> bytes:
+        return base64.b64decode(self.master_key.get_secret_value())

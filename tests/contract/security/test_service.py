@@ -1,0 +1,421 @@
+"""security as others meet it: its real server, a real Kafka, real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from basalt import audit as reader
+from basalt.pb.basalt.v1 import security_pb2 as sdk_pb
+from libs.common.errors import BasaltError
+from libs.common.identity import TokenVerifier
+from libs.common.pb.basalt.v1 import common_pb2
+from libs.common.pb.basalt.v1 import security_pb2 as pb
+from libs.common.pb.basalt.v1.security_pb2_grpc import AuditServiceStub, SigningServiceStub
+from libs.common.rpc import from_call_error
+from libs.common.signing import signed_name, verify_manifest
+from services.security.app import build
+from services.security.core.throttle import WRONG_PASSWORDS_MAX
+from tests.support.platform import (
+    PASSWORD,
+    Security,
+    bearer,
+    running,
+    running_security,
+    security_settings,
+    stop_part,
+)
+from tools.servers import Kafka
+
+MANIFEST = json.dumps({"format": "basalt.model/1", "model": "fraud", "author": "ann"}).encode()
+
+
+@pytest_asyncio.fixture
+async def security(tmp_path: Path, kafka: Kafka) -> AsyncIterator[Security]:
+    async with running_security(tmp_path, kafka.bootstrap) as started:
+        yield started
+
+
+@contextmanager
+def refused(code: str, which: str = "") -> Iterator[list[BasaltError]]:
+    """The call ends with this code, about `which`, and says what to do next."""
+    seen: list[BasaltError] = []
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        yield seen
+    error = from_call_error(raised.value, "security")
+    seen.append(error)
+    assert error.code == code, str(error)
+    if which:
+        assert error.which == which
+    assert error.next_step
+
+
+def login(name: str, password: str, tenant: str = "acme") -> pb.LoginRequest:
+    return pb.LoginRequest(tenant=tenant, name=name, password=password)
+
+
+async def test_first_start_and_first_login(security: Security) -> None:
+    note = security.folder / "first-login.txt"
+    assert note.stat().st_mode & 0o777 == 0o600
+    one_time = security.first_password()
+    with refused("FAILED_PRECONDITION"):
+        await security.identity.Login(login("admin", one_time, "platform"))
+    token = await security.log_in("platform", "admin", one_time)
+    assert not note.exists()
+    with refused("UNAUTHENTICATED"):
+        await security.identity.Login(login("admin", one_time, "platform"))
+    users = await security.identity.ListUsers(pb.ListUsersRequest(), **bearer(token))
+    assert [(user.name, *user.roles) for user in users.users] == [("admin", "administrator")]
+
+
+async def test_first_password_is_noted_again_until_it_was_changed(
+    tmp_path: Path, kafka: Kafka
+) -> None:
+    async with running_security(tmp_path, kafka.bootstrap) as security:
+        one_time = security.first_password()
+        (tmp_path / "first-login.txt").unlink()
+    async with running(build(security_settings(security))):
+        assert security.first_password() == one_time
+
+
+async def test_state_outlives_a_restart(tmp_path: Path, kafka: Kafka) -> None:
+    async with running_security(tmp_path, kafka.bootstrap) as security:
+        token = await security.user("acme", "ann", ["administrator"])
+    again = grpc.aio.insecure_channel(security.address)
+    security.channel = again
+    async with running(build(security_settings(security))):
+        await security.identity.ListUsers(pb.ListUsersRequest(), **bearer(token))
+        await security.log_in_again("acme", "ann")
+    await again.close(None)
+
+
+async def test_wrong_login_is_answered_alike_and_throttled(security: Security) -> None:
+    await security.user("acme", "ann", [])
+    messages: set[str] = set()
+    for wrong in (login("ann", "wrong"), login("nobody", "wrong"), login("ann", "x", "none")):
+        with refused("UNAUTHENTICATED") as seen:
+            await security.identity.Login(wrong)
+        messages.add(str(seen[0]))
+    assert len(messages) == 1
+    for _ in range(WRONG_PASSWORDS_MAX - 1):
+        with refused("UNAUTHENTICATED"):
+            await security.identity.Login(login("ann", "wrong"))
+    with refused("RESOURCE_EXHAUSTED", "WRONG_PASSWORDS_MAX"):
+        await security.identity.Login(login("ann", PASSWORD))
+
+
+@pytest.mark.parametrize("new", ["short", "", "x" * 257, PASSWORD])
+async def test_password_that_cannot_be_chosen(security: Security, new: str) -> None:
+    await security.user("acme", "ann", [])
+    with refused("INVALID_ARGUMENT", "new_password"):
+        await security.identity.ChangePassword(
+            pb.ChangePasswordRequest(tenant="acme", name="ann", password=PASSWORD, new_password=new)
+        )
+
+
+async def test_calls_without_a_token_that_holds(security: Security) -> None:
+    with refused("UNAUTHENTICATED"):
+        await security.identity.ListUsers(pb.ListUsersRequest())
+    with refused("UNAUTHENTICATED"):
+        await security.identity.ListUsers(pb.ListUsersRequest(), **bearer("no.such.token"))
+    engineer = await security.user("acme", "ann", ["engineer"])
+    with refused("PERMISSION_DENIED"):
+        await security.identity.ListUsers(pb.ListUsersRequest(), **bearer(engineer))
+
+
+async def test_disabled_user_is_out_at_once(security: Security) -> None:
+    admin = bearer(await security.administrator())
+    token = await security.user("acme", "ann", ["administrator"])
+    await security.user("acme", "ben", ["administrator"])
+    await security.identity.SetUser(
+        pb.SetUserRequest(tenant="acme", name="ann", roles=["administrator"], disabled=True),
+        **admin,
+    )
+    with refused("UNAUTHENTICATED"):
+        await security.identity.ListUsers(pb.ListUsersRequest(), **bearer(token))
+    with refused("UNAUTHENTICATED"):
+        await security.identity.Login(login("ann", PASSWORD))
+    with refused("FAILED_PRECONDITION", "ben"):
+        await security.identity.SetUser(pb.SetUserRequest(tenant="acme", name="ben"), **admin)
+
+
+async def test_changed_roles_are_in_force_at_once(security: Security) -> None:
+    admin = bearer(await security.administrator())
+    token = await security.user("acme", "ann", ["auditor"])
+    await security.identity.SetUser(
+        pb.SetUserRequest(tenant="acme", name="ann", roles=["engineer"]), **admin
+    )
+    with refused("UNAUTHENTICATED"):
+        await security.identity.ListUsers(pb.ListUsersRequest(), **bearer(token))
+    again = bearer(await security.log_in_again("acme", "ann"))
+    with refused("PERMISSION_DENIED"):
+        await security.identity.ListUsers(pb.ListUsersRequest(), **again)
+
+
+async def test_lost_password_is_replaced_by_a_one_time_password(security: Security) -> None:
+    admin = bearer(await security.administrator())
+    token = await security.user("acme", "ann", ["administrator"])
+    reset = await security.identity.ResetPassword(
+        pb.ResetPasswordRequest(tenant="acme", name="ann"), **admin
+    )
+    assert reset.user.password_must_change
+    with refused("UNAUTHENTICATED"):
+        await security.identity.ListUsers(pb.ListUsersRequest(), **bearer(token))
+    with refused("UNAUTHENTICATED"):
+        await security.identity.Login(login("ann", PASSWORD))
+    again = await security.log_in("acme", "ann", reset.one_time_password)
+    await security.identity.ListUsers(pb.ListUsersRequest(), **bearer(again))
+    with refused("NOT_FOUND", "name"):
+        await security.identity.ResetPassword(pb.ResetPasswordRequest(name="nobody"), **admin)
+
+
+async def test_login_is_renewed_and_ended(security: Security) -> None:
+    auditor = bearer(await security.user("acme", "otto", ["auditor"]))
+    await security.user("acme", "ann", ["administrator"])
+    first = await security.identity.Login(login("ann", PASSWORD))
+    renewed = await security.identity.RenewToken(pb.RenewTokenRequest(), **bearer(first.token))
+    assert renewed.login_ends_at == first.login_ends_at
+    assert renewed.expires_at.ToSeconds() >= first.expires_at.ToSeconds()
+    for token in (first.token, renewed.token):
+        await security.identity.ListUsers(pb.ListUsersRequest(), **bearer(token))
+    await security.identity.Logout(pb.LogoutRequest(), **bearer(renewed.token))
+    for token in (first.token, renewed.token):
+        with refused("UNAUTHENTICATED"):
+            await security.identity.ListUsers(pb.ListUsersRequest(), **bearer(token))
+        with refused("UNAUTHENTICATED"):
+            await security.identity.RenewToken(pb.RenewTokenRequest(), **bearer(token))
+    log = await security.stub(AuditServiceStub).ListAudit(pb.ListAuditRequest(), **auditor)
+    told = [(r.actor, r.action.rpartition("/")[2]) for r in log.records]
+    assert told[:2] == [("ann", "Logout"), ("ann", "RenewToken")]
+
+
+async def test_only_people_renew_tokens(security: Security) -> None:
+    admin = bearer(await security.user("acme", "ann", ["administrator"]))
+    made = await security.identity.CreateApiKey(
+        pb.CreateApiKeyRequest(name="crm", roles=["auditor"]), **admin
+    )
+    with refused("FAILED_PRECONDITION", "token"):
+        await security.identity.RenewToken(pb.RenewTokenRequest(), **bearer(made.secret))
+    gateway = bearer(await security.service_token("gateway"))
+    with refused("PERMISSION_DENIED"):
+        await security.identity.RenewToken(pb.RenewTokenRequest(), **gateway)
+
+
+async def test_tenants_are_apart(security: Security) -> None:
+    ann = bearer(await security.user("acme", "ann", ["administrator"]))
+    eve = bearer(await security.user("evil", "eve", ["administrator"]))
+    made = await security.identity.CreateApiKey(
+        pb.CreateApiKeyRequest(name="crm", roles=["application"]), **ann
+    )
+    with refused("NOT_FOUND", "id"):
+        await security.identity.RevokeApiKey(pb.RevokeApiKeyRequest(id=made.key.id), **eve)
+    with refused("PERMISSION_DENIED"):
+        await security.identity.CreateUser(
+            pb.CreateUserRequest(tenant="acme", name="spy", roles=["administrator"]), **eve
+        )
+    with refused("NOT_FOUND", "name"):
+        await security.identity.SetUser(pb.SetUserRequest(name="ann"), **eve)
+    listed = await security.identity.ListUsers(pb.ListUsersRequest(), **eve)
+    assert [user.name for user in listed.users] == ["eve"]
+    keys = await security.identity.ListApiKeys(pb.ListApiKeysRequest(), **eve)
+    assert not keys.keys
+    for_nobody = pb.CreateUserRequest(tenant="nobody", name="x")
+    with refused("NOT_FOUND", "tenant"):
+        await security.identity.CreateUser(for_nobody, **bearer(await security.administrator()))
+
+
+async def test_users_come_in_pages(security: Security) -> None:
+    admin = bearer(await security.user("acme", "ann", ["administrator"]))
+    for name in ("ben", "cleo", "dora"):
+        await security.identity.CreateUser(pb.CreateUserRequest(name=name), **admin)
+    names: list[str] = []
+    token = ""
+    while True:
+        page = await security.identity.ListUsers(
+            pb.ListUsersRequest(page=common_pb2.PageRequest(size=3, token=token)), **admin
+        )
+        names += [user.name for user in page.users]
+        token = page.next_page_token
+        if not token:
+            break
+    assert names == ["ann", "ben", "cleo", "dora"]
+    with refused("INVALID_ARGUMENT", "page.size"):
+        await security.identity.ListUsers(
+            pb.ListUsersRequest(page=common_pb2.PageRequest(size=501)), **admin
+        )
+    with refused("ALREADY_EXISTS", "ben"):
+        await security.identity.CreateUser(pb.CreateUserRequest(name="ben"), **admin)
+
+
+async def test_api_key_until_it_is_revoked(security: Security) -> None:
+    admin = bearer(await security.user("acme", "ann", ["administrator"]))
+    made = await security.identity.CreateApiKey(
+        pb.CreateApiKeyRequest(name="crm", roles=["auditor"]), **admin
+    )
+    key = bearer(made.secret)
+    await security.identity.ListUsers(pb.ListUsersRequest(), **key)
+    revoked = await security.identity.RevokeApiKey(pb.RevokeApiKeyRequest(id=made.key.id), **admin)
+    assert revoked.key.revoked
+    with refused("UNAUTHENTICATED"):
+        await security.identity.ListUsers(pb.ListUsersRequest(), **key)
+    listed = await security.identity.ListApiKeys(pb.ListApiKeysRequest(), **admin)
+    assert [(each.name, each.revoked) for each in listed.keys] == [("crm", True)]
+
+
+async def test_rotation_keeps_old_tokens_valid(security: Security) -> None:
+    old = await security.administrator()
+    before = json.loads((await security.identity.GetJwks(pb.GetJwksRequest())).jwks_json)
+    rotated = await security.identity.RotateKeys(pb.RotateKeysRequest(), **bearer(old))
+    after = json.loads((await security.identity.GetJwks(pb.GetJwksRequest())).jwks_json)
+    assert [key["kid"] for key in after["keys"]] == [before["keys"][0]["kid"], rotated.key_id]
+    assert not any("d" in key for key in after["keys"])
+    new = await security.log_in_again("platform", "admin")
+    for token in (old, new):
+        await security.identity.ListUsers(pb.ListUsersRequest(), **bearer(token))
+
+
+async def test_watch_gives_access_now_and_at_each_change(security: Security) -> None:
+    admin = bearer(await security.user("acme", "ann", ["administrator"]))
+    gateway = bearer(await security.service_token("gateway"))
+    watch = security.identity.WatchAccess(pb.WatchAccessRequest(), **gateway)
+    now = await watch.read()
+    assert set(now.tenants) == {"platform", "acme"}
+    verifier = TokenVerifier()
+    verifier.update(json.loads(now.jwks_json), frozenset(now.revoked_token_ids))
+    made = await security.identity.CreateApiKey(
+        pb.CreateApiKeyRequest(name="crm", roles=["application"]), **admin
+    )
+    assert verifier.verify(made.secret).subject == "key:crm"
+    await security.identity.RevokeApiKey(pb.RevokeApiKeyRequest(id=made.key.id), **admin)
+    change = now
+    while made.key.id not in change.revoked_token_ids:
+        change = await watch.read()
+    assert change.access_version > now.access_version
+    watch.cancel()
+    with refused("PERMISSION_DENIED"):
+        await security.identity.WatchAccess(pb.WatchAccessRequest(), **admin).read()
+
+
+async def test_service_token_needs_the_credential(security: Security) -> None:
+    with refused("UNAUTHENTICATED", "service_credential"):
+        await security.identity.IssueServiceToken(
+            pb.IssueServiceTokenRequest(service="inference", credential="guessed")
+        )
+    with refused("NOT_FOUND", "tenant"):
+        await security.service_token("inference", "nobody")
+
+
+async def test_signature_from_request_to_refusal(security: Security) -> None:
+    await security.user("acme", "ann", [])
+    stub = security.stub(SigningServiceStub)
+    inference = bearer(await security.service_token("inference", "acme"))
+    request = pb.SignManifestRequest(model="fraud", version=3, manifest=MANIFEST, approved_by="ben")
+    signed = await stub.SignManifest(request, **inference)
+    keys = await stub.GetSigningKeys(pb.GetSigningKeysRequest())
+    pems = {key.key_id: key.public_key_pem for key in keys.keys}
+    name = signed_name("acme", "fraud", 3)
+    assert verify_manifest(MANIFEST, signed.signature, pems, name) == signed.key_id
+
+    holds = await stub.VerifyManifest(
+        pb.VerifyManifestRequest(manifest=MANIFEST, signature=signed.signature), **inference
+    )
+    assert (holds.valid, holds.key_id) == (True, signed.key_id)
+    flipped = bytes([MANIFEST[0] ^ 1, *MANIFEST[1:]])
+    broken = await stub.VerifyManifest(
+        pb.VerifyManifestRequest(manifest=flipped, signature=signed.signature), **inference
+    )
+    assert not broken.valid
+    assert broken.detail
+
+    request.approved_by = ""
+    with refused("FAILED_PRECONDITION", "approved_by"):
+        await stub.SignManifest(request, **inference)
+    trainer = bearer(await security.service_token("trainer", "acme"))
+    with refused("PERMISSION_DENIED"):
+        await stub.SignManifest(request, **trainer)
+    with refused("PERMISSION_DENIED"):
+        await stub.SignManifest(request, **bearer(await security.administrator()))
+
+
+async def exported(security: Security, token: str) -> list[sdk_pb.AuditRecord]:
+    """The whole chain as a client of the SDK reads it."""
+    records: list[sdk_pb.AuditRecord] = []
+    stream = security.stub(AuditServiceStub).ExportAudit(pb.ExportAuditRequest(), **bearer(token))
+    async for part in stream:
+        records += [sdk_pb.AuditRecord.FromString(r.SerializeToString()) for r in part.records]
+    return records
+
+
+async def test_privileged_calls_are_in_the_log_that_anybody_can_verify(security: Security) -> None:
+    admin = bearer(await security.user("acme", "ann", ["administrator"]))
+    auditor = await security.user("acme", "otto", ["auditor"])
+    made = await security.identity.CreateApiKey(
+        pb.CreateApiKeyRequest(name="crm", roles=["application"]), **admin
+    )
+    with refused("PERMISSION_DENIED"):
+        await security.identity.RevokeApiKey(
+            pb.RevokeApiKeyRequest(id=made.key.id), **bearer(auditor)
+        )
+    records = await exported(security, auditor)
+    assert reader.verify(records) == []
+    told = [(r.actor, r.action.rpartition("/")[2], r.decision) for r in records]
+    assert ("platform/admin", "CreateUser", "permitted") in told
+    assert ("ann", "ChangePassword", "permitted") in told
+    assert ("ann", "Login", "permitted") in told
+    assert ("ann", "CreateApiKey", "permitted") in told
+    assert ("otto", "RevokeApiKey", "refused") in told
+    everything = "".join(str(record) for record in records)
+    assert PASSWORD not in everything
+    assert made.secret not in everything
+
+    newest = await security.stub(AuditServiceStub).ListAudit(
+        pb.ListAuditRequest(page=common_pb2.PageRequest(size=1)), **bearer(auditor)
+    )
+    assert newest.records[0].sequence == len(records)
+    with refused("PERMISSION_DENIED"):
+        await security.stub(AuditServiceStub).ListAudit(pb.ListAuditRequest(), **admin)
+
+
+async def test_services_append_at_once_without_losing_or_forking(security: Security) -> None:
+    auditor = await security.user("acme", "otto", ["auditor"])
+    before = len(await exported(security, auditor))
+    gateway = bearer(await security.service_token("gateway", "acme"))
+    stub = security.stub(AuditServiceStub)
+
+    def entry(number: int) -> pb.AppendAuditRequest:
+        return pb.AppendAuditRequest(
+            tenant="acme",
+            actor="ann",
+            action="basalt.v1.GatewayService/PutLimits",
+            decision="permitted",
+            request_json="{}",
+            idempotency_key=f"call-{number}",
+        )
+
+    twice = [stub.AppendAudit(entry(number), **gateway) for number in range(50) for _ in range(2)]
+    answers = await asyncio.gather(*twice)
+    assert len({answer.record.sequence for answer in answers}) == 50
+    records = await exported(security, auditor)
+    assert len(records) == before + 50
+    assert reader.verify(records) == []
+    foreign = entry(1)
+    foreign.tenant = "nobody"
+    with refused("NOT_FOUND", "tenant"):
+        await stub.AppendAudit(foreign, **gateway)
+
+
+async def test_without_the_audit_log_privileged_calls_are_refused(security: Security) -> None:
+    admin = bearer(await security.administrator())
+    await stop_part(security.service, "journal")
+    with refused("UNAVAILABLE", "audit"):
+        await security.identity.CreateTenant(pb.CreateTenantRequest(tenant="acme"), **admin)
+    # What needs no record goes on with what is in memory.
+    await security.identity.GetJwks(pb.GetJwksRequest())
