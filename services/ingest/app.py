@@ -1,0 +1,44 @@
+"""Puts ingest together."""
+
+from __future__ import annotations
+
+from libs.common.foundation import Foundation
+from libs.common.runtime import Loop, Service
+from services.ingest.core.autosealing import LOOK_S, Autosealing
+from services.ingest.core.datasets import Datasets
+from services.ingest.core.intake import Intake
+from services.ingest.core.quarantine import Quarantine
+from services.ingest.core.sources import Sources
+from services.ingest.core.streams import Streams
+from services.ingest.core.uploads import Uploads
+from services.ingest.inbound.events import event_routes
+from services.ingest.inbound.rpc import RPC_NAME, IngestServicer
+from services.ingest.outbound.kafka_records import KafkaRecords
+from services.ingest.outbound.kafka_topics import KafkaTopics
+from services.ingest.settings import Settings
+
+
+def build(settings: Settings) -> Service:
+    foundation = Foundation.lay("ingest", settings)
+    journal, objects, clock = foundation.journal, foundation.objects, foundation.clock
+    topics = KafkaTopics(settings.kafka, settings.replication)
+    streams = Streams(journal, objects)
+    sources = Sources(journal, clock, streams, topics)
+    datasets = Datasets(journal, objects, clock, sources, streams, settings.spool)
+    autosealing = Autosealing(journal, sources, datasets)
+    sealing = Loop("sealing", autosealing.look, LOOK_S)
+
+    def notice(tenant: str, source: str) -> None:
+        autosealing.notice(tenant, source)
+        sealing.wake()
+
+    uploads = Uploads(journal, objects, clock, sources, streams, notice, settings.spool)
+    quarantine = Quarantine(journal, objects, clock, sources, streams, notice)
+    records = KafkaRecords(settings.kafka, Intake(journal, streams, sources, notice))
+    servicer = IngestServicer(sources, uploads, datasets, quarantine)
+    return foundation.build(
+        router=event_routes(),
+        register=[servicer.register],
+        names=[RPC_NAME],
+        parts=[sealing, records],
+    )

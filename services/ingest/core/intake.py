@@ -1,0 +1,113 @@
+"""Takes the records of one partition of an upstream topic in, exactly once.
+
+A chunk's objects are put first, by their digests; then one journal entry commits them together
+with the offsets that they cover. Whoever dies before the entry has done nothing, and who comes
+second collides with the entry's version: it drops what it holds and goes on from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from opentelemetry.trace import SpanKind
+
+from libs.common import flow, telemetry
+from libs.common.errors import ConflictError
+from libs.common.journal import Journal
+from libs.common.stores.ports import CauseSeenError, VersionTakenError
+from services.ingest.core.chunk import gather
+from services.ingest.core.sources import Sources
+from services.ingest.core.streams import Committed, Position, Streams, change, position_of, stream
+from services.ingest.ports import UpstreamRecord
+
+BY = "service:ingest"
+
+Notice = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """`notice` is told tenant and source of each chunk; it must not block."""
+
+    journal: Journal
+    streams: Streams
+    sources: Sources
+    notice: Notice
+
+    async def position(self, topic: str, partition: int) -> Position:
+        """Where to go on. Raises NotFoundError while the topic belongs to no source."""
+        tenant, source = flow.upstream_names(topic)
+        await self.sources.get(tenant, source)
+        return await self.streams.position(tenant, source, str(partition))
+
+    async def commit(self, position: Position, records: Sequence[UpstreamRecord]) -> Position:
+        """Commits the records that follow the position, in the order of their offsets.
+
+        Raises ConflictError when another replica has taken the partition over, and DependencyError
+        when it is not known whether the entry is there: read the position again either way.
+        """
+        tenant, source, partition = position.tenant, position.source, position.partition
+        topic = flow.upstream_topic(tenant, source)
+        terms = await self.sources.terms(tenant, source)
+        gathered = await asyncio.to_thread(gather, terms.checker, records, f"{topic}/{partition}")
+        first, *others = gathered.traceparents or [""]
+        with telemetry.span(
+            "commit chunk",
+            SpanKind.CONSUMER,
+            under=first,
+            links=tuple(others),
+            messaging_system="kafka",
+            messaging_destination_name=topic,
+            messaging_batch_message_count=len(records),
+            basalt_tenant=tenant,
+            basalt_dataset=source,
+        ):
+            chunks, held = await self.streams.store(tenant, gathered)
+            state = position.after(
+                next_offset=records[-1].offset + 1,
+                contract_revision=terms.revision,
+                chunks=chunks,
+                held=held,
+                traceparent=telemetry.traceparent(),
+            )
+            cause = f"{state.epoch}:{records[0].offset}"
+            return await self._append(position, cause, "ChunkCommitted", state)
+
+    async def restart(self, position: Position, offset: int) -> Position:
+        """Begins a new epoch: the topic was made anew, so offsets mean other records now.
+
+        What was taken in before stays; an event that comes again is known by its identity.
+        """
+        state = position.state.model_copy(
+            update={
+                "next_offset": offset,
+                "epoch": position.state.epoch + 1,
+                "chunks": (),
+                "held": (),
+                "earlier_held": position.version
+                if position.state.held
+                else position.state.earlier_held,
+                "traceparent": "",
+            }
+        )
+        return await self._append(position, f"epoch:{state.epoch}", "StreamRestarted", state)
+
+    async def _append(
+        self, position: Position, cause: str, type_: str, state: Committed
+    ) -> Position:
+        tenant, source, partition = position.tenant, position.source, position.partition
+        name = stream(tenant, source, partition)
+        try:
+            entry = await self.journal.append(
+                name, position.version, cause, change(type_, state), by=BY
+            )
+        except (VersionTakenError, CauseSeenError) as error:
+            raise ConflictError(
+                f"Another replica took {name} over.",
+                which=name,
+                next_step="Read its position again.",
+            ) from error
+        self.notice(tenant, source)
+        return position_of(entry, tenant, source, partition)

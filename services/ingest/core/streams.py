@@ -1,0 +1,179 @@
+"""What has been taken in: one journal aggregate a stream of a source.
+
+    <tenant>/stream/<source>/<partition>    records of the upstream topic, an entry a chunk
+    <tenant>/stream/<source>/upload         uploads, an entry each
+    <tenant>/stream/<source>/replay         records that were mended in quarantine, an entry each
+
+An entry names the chunk's objects and the offsets that it covers, so a chunk and the place to go
+on from are committed by one insert. The entries with held records are chained newest to oldest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from libs.common.errors import IntegrityError
+from libs.common.journal import Change, Journal, aggregate
+from libs.common.stores.ports import Entry, ObjectStore
+from services.ingest.core.chunk import Gathered, StoredChunk, digest
+
+KIND = "stream"
+UPLOAD, REPLAY = "upload", "replay"
+PAGE = 500
+
+
+class Committed(BaseModel):
+    """The state of a stream after one entry; the totals are those since the source was created.
+
+    earlier_held    the version of the entry before this one that has held records; 0: none
+    epoch           grows when the topic was made anew and its offsets began again
+    traceparent     of the span that committed it, in the trace of its first record
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    next_offset: int = 0
+    epoch: int = 0
+    contract_revision: int = 0
+    chunks: tuple[StoredChunk, ...] = ()
+    held: tuple[StoredChunk, ...] = ()
+    earlier_held: int = 0
+    accepted_total: int = 0
+    held_total: int = 0
+    traceparent: str = ""
+
+    @property
+    def accepted(self) -> int:
+        return sum(chunk.rows for chunk in self.chunks)
+
+    @property
+    def held_rows(self) -> int:
+        return sum(chunk.rows for chunk in self.held)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a stream stands: after `version` entries, of which the last says `state`."""
+
+    tenant: str
+    source: str
+    partition: str
+    version: int
+    state: Committed
+
+    def after(
+        self,
+        *,
+        next_offset: int,
+        contract_revision: int,
+        chunks: Sequence[StoredChunk],
+        held: Sequence[StoredChunk],
+        traceparent: str,
+    ) -> Committed:
+        """The state of the next entry."""
+        last = self.state
+        return Committed(
+            next_offset=next_offset,
+            epoch=last.epoch,
+            contract_revision=contract_revision,
+            chunks=tuple(chunks),
+            held=tuple(held),
+            earlier_held=self.version if last.held else last.earlier_held,
+            accepted_total=last.accepted_total + sum(chunk.rows for chunk in chunks),
+            held_total=last.held_total + sum(chunk.rows for chunk in held),
+            traceparent=traceparent,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    journal: Journal
+    objects: ObjectStore
+
+    async def position(self, tenant: str, source: str, partition: str) -> Position:
+        entry = await self.journal.latest(stream(tenant, source, partition))
+        return position_of(entry, tenant, source, partition)
+
+    async def positions(self, tenant: str, source: str) -> list[Position]:
+        """All streams of a source, by partition."""
+        return [each async for each in self.walk(tenant, source)]
+
+    async def walk(self, tenant: str, source: str = "", after: str = "") -> AsyncIterator[Position]:
+        """The streams of a source, or of all, by aggregate, from the one after `after`."""
+        prefix = f"{tenant}/{KIND}/{source}/" if source else f"{tenant}/{KIND}/"
+        after = max(after, prefix)
+        while page := await self.journal.store.heads(KIND, tenant, after, PAGE):
+            for entry in page:
+                if not entry.aggregate.startswith(prefix):
+                    return
+                _, _, name, partition = entry.aggregate.split("/")
+                yield position_of(entry, tenant, name, partition)
+            after = page[-1].aggregate
+
+    async def at(self, tenant: str, source: str, partition: str, version: int) -> Entry | None:
+        """One entry of a stream."""
+        page = await self.journal.store.history(
+            stream(tenant, source, partition), version - 1, limit=1
+        )
+        return page[0] if page and page[0].version == version else None
+
+    async def between(self, position: Position, after_version: int) -> list[Entry]:
+        """The entries after a version, up to the position, oldest first."""
+        entries: list[Entry] = []
+        name = stream(position.tenant, position.source, position.partition)
+        while after_version < position.version:
+            page = await self.journal.store.history(name, after_version, PAGE)
+            entries += [entry for entry in page if entry.version <= position.version]
+            after_version = page[-1].version if page else position.version
+        return entries
+
+    async def store(
+        self, tenant: str, gathered: Gathered
+    ) -> tuple[list[StoredChunk], list[StoredChunk]]:
+        """Puts a chunk's objects, by their digests: to do so again changes nothing."""
+        chunks = await self._put(tenant, "chunk", gathered.accepted, gathered.accepted_rows)
+        held = await self._put(tenant, "held", gathered.held, gathered.held_rows)
+        return chunks, held
+
+    async def _put(self, tenant: str, kind: str, content: bytes, rows: int) -> list[StoredChunk]:
+        if not rows:
+            return []
+        chunk = StoredChunk(sha256=digest(content), rows=rows, size_bytes=len(content))
+        await self.objects.put(f"{tenant}/{kind}/{chunk.sha256}", content)
+        return [chunk]
+
+    async def read(self, tenant: str, kind: str, sha256: str) -> bytes:
+        """An object by its digest. Raises IntegrityError when its bytes are others."""
+        content = await self.objects.get(f"{tenant}/{kind}/{sha256}")
+        if digest(content) != sha256:
+            raise IntegrityError(
+                f"The object {sha256[:12]}… no longer has the bytes that it was stored with.",
+                which=sha256,
+                next_step="Restore it from a backup.",
+            )
+        return content
+
+
+def stream(tenant: str, source: str, partition: str) -> str:
+    return aggregate(tenant, KIND, source, partition)
+
+
+def position_of(entry: Entry | None, tenant: str, source: str, partition: str) -> Position:
+    state = Committed() if entry is None else committed(entry)
+    return Position(tenant, source, partition, entry.version if entry else 0, state)
+
+
+def committed(entry: Entry) -> Committed:
+    return Committed.model_validate(entry.state, strict=False)
+
+
+def change(type_: str, state: Committed) -> Change:
+    return Change(type_, _plain(state))
+
+
+def _plain(state: Committed) -> dict[str, Any]:
+    return state.model_dump(mode="json")

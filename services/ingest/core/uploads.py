@@ -1,0 +1,268 @@
+"""Uploads: records or a file in one go, wholly or not at all, and the same key only once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from libs.common import telemetry
+from libs.common.clock import Clock
+from libs.common.errors import InvalidInputError, LimitError
+from libs.common.journal import Change, Journal
+from libs.common.stores.ports import Entry, ObjectStore
+from services.ingest.core.chunk import (
+    CHUNK_BYTES_MAX,
+    CHUNK_ROWS_MAX,
+    RECORD_BYTES_MAX,
+    Gathered,
+    Row,
+    StoredChunk,
+    digest,
+    gather_rows,
+)
+from services.ingest.core.files import FILE_BYTES_MAX, FileFormat, FileRow, json_row, read_rows
+from services.ingest.core.intake import Notice
+from services.ingest.core.objects import store_file
+from services.ingest.core.sources import Sources, Terms
+from services.ingest.core.streams import UPLOAD, Streams, change, committed, position_of, stream
+
+RECORDS_A_MESSAGE_MAX = 10_000
+ROWS_MAX = 10_000_000
+KEY_CHARACTERS_MAX = 128
+MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    source: str
+    accepted: int
+    held: int
+    repeated: bool
+
+
+@dataclass(slots=True)
+class _Spooled:
+    """Chunks of an upload that wait in a folder until all of it is there."""
+
+    folder: Path
+    chunks: list[tuple[Path, int]] = field(default_factory=list)
+    held: list[tuple[Path, int]] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+
+    def add(self, gathered: Gathered) -> None:
+        for content, rows, kept in (
+            (gathered.accepted, gathered.accepted_rows, self.chunks),
+            (gathered.held, gathered.held_rows, self.held),
+        ):
+            if rows:
+                path = self.folder / digest(content)
+                path.write_bytes(content)
+                kept.append((path, rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """`spool` is the folder where an upload waits until it is complete; None: the system's own."""
+
+    journal: Journal
+    objects: ObjectStore
+    clock: Clock
+    sources: Sources
+    streams: Streams
+    notice: Notice
+    spool: Path | None = None
+
+    async def take_records(
+        self, tenant: str, source: str, key: str, by: str, parts: AsyncIterator[Sequence[bytes]]
+    ) -> Summary:
+        """JSON objects, in parts of at most 10,000."""
+        key = self._key(key)
+        terms = await self.sources.terms(tenant, source)
+        earlier = await self._earlier(tenant, source, key)
+        if earlier is not None:
+            return earlier
+        now = self.clock.now()
+        with _folder(self.spool) as folder:
+            spooled = _Spooled(folder)
+            waiting: list[FileRow] = []
+            async for records in parts:
+                _check_part(records)
+                waiting += map(json_row, records)
+                if _weight(waiting) >= CHUNK_BYTES_MAX or len(waiting) >= CHUNK_ROWS_MAX:
+                    await asyncio.to_thread(_gather, terms, key, now, spooled, waiting)
+                    waiting = []
+            await asyncio.to_thread(_gather, terms, key, now, spooled, waiting)
+            return await self._commit(tenant, source, key, by, terms, spooled)
+
+    async def take_file(
+        self,
+        tenant: str,
+        source: str,
+        key: str,
+        by: str,
+        format_: FileFormat,
+        parts: AsyncIterator[bytes],
+    ) -> Summary:
+        """A file of at most 1 GiB. What is wrong with the file itself refuses all of it."""
+        key = self._key(key)
+        terms = await self.sources.terms(tenant, source)
+        earlier = await self._earlier(tenant, source, key)
+        if earlier is not None:
+            return earlier
+        now = self.clock.now()
+        with _folder(self.spool) as folder:
+            path = folder / "file"
+            await _receive(path, parts)
+            spooled = _Spooled(folder)
+            rows = read_rows(path, format_, terms.contract)
+            while await asyncio.to_thread(_gather_some, terms, key, now, spooled, rows):
+                pass
+            return await self._commit(tenant, source, key, by, terms, spooled)
+
+    def _key(self, key: str) -> str:
+        if len(key) > KEY_CHARACTERS_MAX or not key.isprintable():
+            raise InvalidInputError(
+                f"An idempotency key has at most {KEY_CHARACTERS_MAX} printable characters.",
+                which="idempotency_key",
+                next_step="A UUID will do.",
+            )
+        return key or self.clock.new_id()
+
+    async def _earlier(self, tenant: str, source: str, key: str) -> Summary | None:
+        entry = await self.journal.store.by_cause(stream(tenant, source, UPLOAD), key)
+        return _summary(entry, repeated=True) if entry is not None else None
+
+    async def _commit(
+        self, tenant: str, source: str, key: str, by: str, terms: Terms, spooled: _Spooled
+    ) -> Summary:
+        chunks = await self._store(tenant, "chunk", spooled.chunks)
+        held = await self._store(tenant, "held", spooled.held)
+        made_here = False
+
+        async def decide(latest: Entry | None) -> Change | None:
+            nonlocal made_here
+            position = position_of(latest, tenant, source, UPLOAD)
+            state = position.after(
+                next_offset=0,
+                contract_revision=terms.revision,
+                chunks=chunks,
+                held=held,
+                traceparent=telemetry.traceparent(),
+            )
+            made_here = True
+            return change("UploadCommitted", state)
+
+        entry = await self.journal.decide(stream(tenant, source, UPLOAD), key, by, decide)
+        self.notice(tenant, source)
+        return _summary(entry, repeated=not made_here)
+
+    async def _store(
+        self, tenant: str, kind: str, files: Sequence[tuple[Path, int]]
+    ) -> list[StoredChunk]:
+        chunks: list[StoredChunk] = []
+        for path, rows in files:
+            stored = await store_file(self.objects, tenant, kind, path)
+            chunks.append(
+                StoredChunk(sha256=stored.sha256, rows=rows, size_bytes=stored.size_bytes)
+            )
+        return chunks
+
+
+@contextlib.contextmanager
+def _folder(spool: Path | None) -> Iterator[Path]:
+    # A caller that goes away leaves a thread behind that may still write: nothing to fail for.
+    with tempfile.TemporaryDirectory(
+        dir=spool, prefix="upload-", ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+async def _receive(path: Path, parts: AsyncIterator[bytes]) -> None:
+    received = 0
+    with path.open("wb") as file:
+        async for part in parts:
+            received += len(part)
+            if received > FILE_BYTES_MAX:
+                raise LimitError(
+                    f"The file is over {FILE_BYTES_MAX} bytes.",
+                    which="file",
+                    next_step="Send it as several files; nothing of it was taken.",
+                )
+            await asyncio.to_thread(file.write, part)
+
+
+def _check_part(records: Sequence[bytes]) -> None:
+    if len(records) > RECORDS_A_MESSAGE_MAX:
+        raise InvalidInputError(
+            f"A message has {len(records)} records.",
+            which="records",
+            next_step=f"Send at most {RECORDS_A_MESSAGE_MAX} in each.",
+        )
+    longest = max(map(len, records), default=0)
+    if longest > RECORD_BYTES_MAX:
+        raise InvalidInputError(
+            f"A record has {longest} bytes.",
+            which="records",
+            next_step=f"A record has at most {RECORD_BYTES_MAX}; nothing was taken.",
+        )
+
+
+def _gather_some(
+    terms: Terms, key: str, now: datetime, spooled: _Spooled, rows: Iterator[FileRow]
+) -> bool:
+    """The next chunk of a file; False when there was none left."""
+    some: list[FileRow] = []
+    weight = 0
+    for row in itertools.islice(rows, CHUNK_ROWS_MAX):
+        some.append(row)
+        weight += len(row.body)
+        if weight >= CHUNK_BYTES_MAX:
+            break
+    _gather(terms, key, now, spooled, some)
+    return bool(some)
+
+
+def _gather(
+    terms: Terms, key: str, now: datetime, spooled: _Spooled, rows: Sequence[FileRow]
+) -> None:
+    spooled.bytes += _weight(rows)
+    if spooled.rows + len(rows) > ROWS_MAX or spooled.bytes > FILE_BYTES_MAX:
+        raise LimitError(
+            f"The upload is over {ROWS_MAX} records or {FILE_BYTES_MAX} bytes.",
+            which="upload",
+            next_step="Send it as several uploads; nothing of it was taken.",
+        )
+    if not rows:
+        return
+    occurred_us = round(now.timestamp() * MICROSECONDS)
+    numbered = [
+        Row(
+            position=number,
+            # Digits enough that the order of the names is the order of the rows.
+            identity=f"/upload/{key} {number:010d}",
+            occurred_us=occurred_us,
+            value=row.value,
+            body=row.body,
+            origin=f"upload/{key}/{number}",
+        )
+        for number, row in enumerate(rows, spooled.rows)
+    ]
+    spooled.rows += len(rows)
+    spooled.add(gather_rows(terms.checker, numbered))
+
+
+def _weight(rows: Sequence[FileRow]) -> int:
+    return sum(len(row.body) for row in rows)
+
+
+def _summary(entry: Entry, *, repeated: bool) -> Summary:
+    state = committed(entry)
+    _, _, source, _ = entry.aggregate.split("/")
+    return Summary(source, state.accepted, state.held_rows, repeated)
