@@ -1,0 +1,87 @@
+"""Pipelines: put, found, listed. Each change is a revision, and old ones stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.common.clock import Clock
+from libs.common.errors import NotFoundError
+from libs.common.journal import Change, Journal, aggregate
+from libs.common.stores.ports import Entry
+from services.trainer.core.pipeline import Definition, PipelineState, Trigger, parse
+
+KIND = "pipeline"
+
+
+@dataclass(frozen=True, slots=True)
+class Pipelines:
+    journal: Journal
+    clock: Clock
+
+    async def put(self, tenant: str, definition_yaml: str, by: str) -> Entry:
+        """Whoever puts it owns it: jobs that events cause have them as author.
+
+        The same text again by the same person makes no new revision. Raises InvalidInputError.
+        """
+        definition = parse(definition_yaml)
+        state = PipelineState(
+            name=definition.name,
+            definition_yaml=definition_yaml,
+            dataset=definition.data.dataset,
+            model=definition.model.name,
+            triggers=definition.triggers,
+            owner=by,
+        ).model_dump(mode="json")
+
+        async def decide(latest: Entry | None) -> Change | None:
+            if latest is not None and latest.state == state:
+                return None
+            return Change("PipelinePut", state)
+
+        return await self.journal.decide(
+            aggregate(tenant, KIND, definition.name), self.clock.new_id(), by, decide
+        )
+
+    async def get(self, tenant: str, name: str) -> Entry:
+        """Raises NotFoundError."""
+        entry = await self.journal.latest(f"{tenant}/{KIND}/{name}")
+        if entry is None:
+            raise unknown(name)
+        return entry
+
+    async def definition(self, tenant: str, name: str, revision: int) -> Definition:
+        """As it was in that revision."""
+        entries = await self.journal.store.history(f"{tenant}/{KIND}/{name}", revision - 1, 1)
+        if not entries:
+            raise unknown(name)
+        return parse(pipeline_of(entries[0]).definition_yaml)
+
+    async def page(self, tenant: str, after: str, size: int) -> list[Entry]:
+        return await self.journal.store.heads(
+            KIND, tenant, f"{tenant}/{KIND}/{after}" if after else "", size
+        )
+
+    async def triggered(
+        self, tenant: str, trigger: Trigger, *, dataset: str = "", model: str = ""
+    ) -> list[Entry]:
+        """Pipelines of a dataset or for a model that want to run when this happens."""
+        return [
+            entry
+            for entry in await self.journal.heads(KIND, tenant)
+            if (state := pipeline_of(entry))
+            and trigger in state.triggers
+            and dataset in ("", state.dataset)
+            and model in ("", state.model)
+        ]
+
+
+def pipeline_of(entry: Entry) -> PipelineState:
+    return PipelineState.model_validate(entry.state)
+
+
+def unknown(name: str) -> NotFoundError:
+    return NotFoundError(
+        f"There is no pipeline {name!r}.",
+        which=name,
+        next_step="Put it first: `basalt train put FILE.yaml`.",
+    )

@@ -1,0 +1,247 @@
+"""The rows of a dataset version: read, checked, and parted in a way that only they decide.
+
+A row's part depends on its key (or, without one, on its values) and the seed, so a row stays in
+its part when the dataset grows, and equal rows never end up on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from libs.common.errors import InvalidInputError
+from services.trainer.core.order import Order
+from services.trainer.core.pipeline import Data
+
+TRAINING_ROWS_MIN = 20
+VALIDATION_ROWS_MIN = 5
+EVALUATION_ROWS_MIN = 5
+CLASSES_MAX = 1_000
+# Names that the candidate's own files use for columns.
+RESERVED = frozenset({"label", "prediction"})
+# Separates the choice of validation rows from that of held-out rows.
+VALIDATION_SALT = 0x9E3779B97F4A7C15
+
+Features = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`features` is [rows, columns], `labels` the index of each row's class."""
+
+    features: Features
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def taking(self, chosen: NDArray[np.bool_]) -> Part:
+        return Part(self.features[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """`notes` say what was left out, for the log and the card."""
+
+    training: Part
+    validation: Part
+    evaluation: Part
+    features: tuple[str, ...]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.training) + len(self.validation) + len(self.evaluation)
+
+
+def load(file: Path, order: Order) -> Rows:
+    """Raises InvalidInputError, saying which column or class is at fault."""
+    data = order.pipeline.data
+    table = pl.read_parquet(file)
+    _require_columns(table, data)
+    features, notes = _features(table, data, order)
+    complete = table.drop_nulls([*features, data.label])
+    complete = complete.filter(_finite(complete, features))
+    if left_out := len(table) - len(complete):
+        notes.append(f"{left_out} of {len(table)} rows lack a value and are left out")
+    labels, classes = _labels(complete[data.label], data.label)
+    whole = Part(_matrix(complete, features), labels)
+    keys = [column for column in order.key_columns if column in complete.columns]
+    held_out, validation = _parts(complete.select(keys or [*features, data.label]), data)
+    rows = Rows(
+        training=whole.taking(~held_out & ~validation),
+        validation=whole.taking(~held_out & validation),
+        evaluation=whole.taking(held_out),
+        features=tuple(features),
+        classes=classes,
+        notes=tuple(notes),
+    )
+    _require_enough(rows, data)
+    return rows
+
+
+def _require_columns(table: pl.DataFrame, data: Data) -> None:
+    named = () if data.features == "all" else data.features
+    for column in (data.label, *named):
+        if column not in table.columns:
+            raise InvalidInputError(
+                f"The dataset {data.dataset} has no column {column!r}.",
+                which=column,
+                next_step=f"It has: {', '.join(table.columns)[:500]}.",
+            )
+
+
+def _features(table: pl.DataFrame, data: Data, order: Order) -> tuple[list[str], list[str]]:
+    """The columns to learn from, and notes on those that were left out."""
+    if data.features != "all":
+        for column in data.features:
+            if not _numeric(table[column]) or column == data.label:
+                raise InvalidInputError(
+                    f"The feature {column!r} is not a number: its type is {table[column].dtype}.",
+                    which=column,
+                    next_step="Leave it out of data.features, or ingest it as a number.",
+                )
+        return _unreserved([c for c in data.features if c not in data.exclude]), []
+    passed_over = {data.label, *data.exclude, *order.key_columns, *order.ignored_columns}
+    candidates = [column for column in table.columns if column not in passed_over]
+    features = [column for column in candidates if _numeric(table[column])]
+    others = [column for column in candidates if column not in features]
+    notes = [f"columns that are no numbers are left out: {', '.join(others)}"] if others else []
+    if not features:
+        raise InvalidInputError(
+            f"The dataset {data.dataset} has no numeric column to learn from.",
+            which=data.dataset,
+            next_step="Name the features in data.features, and ingest them as numbers.",
+        )
+    return _unreserved(features), notes
+
+
+def _unreserved(features: list[str]) -> list[str]:
+    for column in features:
+        if column in RESERVED:
+            raise InvalidInputError(
+                f"No feature may be called {column!r}: the candidate's files use that name.",
+                which=column,
+                next_step="Put it in data.exclude, or rename it in the data contract.",
+            )
+    return features
+
+
+def _numeric(column: pl.Series) -> bool:
+    return column.dtype.is_numeric() or column.dtype == pl.Boolean
+
+
+def _finite(table: pl.DataFrame, features: list[str]) -> pl.Series:
+    finite = pl.Series([True] * len(table), dtype=pl.Boolean)
+    for column in features:
+        if table[column].dtype.is_float():
+            finite = finite & table[column].is_finite()
+    return finite
+
+
+def _matrix(table: pl.DataFrame, features: list[str]) -> Features:
+    """[rows, columns] as the served model will get them: 32-bit floats."""
+    wide = table.select(pl.col(features).cast(pl.Float64)).to_numpy()
+    with np.errstate(over="ignore"):
+        matrix = wide.astype(np.float32)
+    if not np.isfinite(matrix).all():
+        raise InvalidInputError(
+            "A feature's values are beyond the range of 32-bit floats.",
+            which=features[int(np.argmin(np.isfinite(matrix).all(axis=0)))],
+            next_step="Exclude it, or scale it before it is ingested.",
+        )
+    return np.ascontiguousarray(matrix)
+
+
+def _labels(column: pl.Series, name: str) -> tuple[Labels, tuple[str, ...]]:
+    if column.dtype.is_float():
+        raise InvalidInputError(
+            f"The label {name!r} is a float; a classification's label is a string, an integer"
+            " or a boolean.",
+            which=name,
+            next_step="Name another column in data.label, or change its type in the contract.",
+        )
+    values = column.unique().sort().to_list()
+    if not 2 <= len(values) <= CLASSES_MAX:
+        only = f", {values[0]!r}" if len(values) == 1 else ""
+        raise InvalidInputError(
+            f"The label {name!r} has {len(values)} distinct value(s){only}: there is nothing to"
+            " tell apart."
+            if len(values) < 2
+            else f"The label {name!r} has {len(values)} distinct values, over {CLASSES_MAX}.",
+            which=name,
+            next_step="Check data.label, and that the rows hold every class.",
+        )
+    index = {value: position for position, value in enumerate(values)}
+    labels = np.array([index[value] for value in column.to_list()], dtype=np.int64)
+    return labels, tuple(str(value) for value in values)
+
+
+def _parts(identity: pl.DataFrame, data: Data) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether each row is held out, and whether it would be among the validation rows."""
+    hashes = np.full(len(identity), data.seed, dtype=np.uint64)
+    for column in identity.columns:
+        hashes = _mixed(hashes ^ _bits(identity[column]))
+    return (
+        _fraction(hashes) < data.holdout_fraction,
+        _fraction(_mixed(hashes ^ np.uint64(VALIDATION_SALT))) < data.validation_fraction,
+    )
+
+
+def _bits(column: pl.Series) -> NDArray[np.uint64]:
+    """64 bits for each value: the same for equal values, on every machine and version."""
+    if column.dtype.is_float():
+        # Adding 0.0 makes -0.0 and 0.0 one.
+        return (column.cast(pl.Float64).fill_null(0.0).to_numpy() + 0.0).view(np.uint64)
+    if column.dtype.is_integer() or column.dtype == pl.Boolean:
+        return column.cast(pl.Int64).fill_null(0).to_numpy().astype(np.int64).view(np.uint64)
+    texts = [str(value) for value in column.to_list()]
+    digest = {
+        text: int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+        for text in set(texts)
+    }
+    return np.array([digest[text] for text in texts], dtype=np.uint64)
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): every bit moves every bit."""
+    mixed = values + np.uint64(VALIDATION_SALT)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _fraction(values: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Uniform in [0, 1): the upper 53 bits, which a float64 holds exactly."""
+    return cast("NDArray[np.float64]", (values >> np.uint64(11)) * 2.0**-53)
+
+
+def _require_enough(rows: Rows, data: Data) -> None:
+    for name, part, least in (
+        ("training", rows.training, TRAINING_ROWS_MIN),
+        ("validation", rows.validation, VALIDATION_ROWS_MIN),
+        ("evaluation", rows.evaluation, EVALUATION_ROWS_MIN),
+    ):
+        if len(part) < least:
+            raise InvalidInputError(
+                f"Of {rows.count} rows, {len(part)} are for {name}; at least {least} are needed.",
+                which=data.dataset,
+                next_step="Ingest more rows, or change data.holdout_fraction"
+                " or data.validation_fraction.",
+            )
+    counts = np.bincount(rows.training.labels, minlength=len(rows.classes))
+    if counts.min() == 0:
+        missing = rows.classes[int(counts.argmin())]
+        raise InvalidInputError(
+            f"The class {missing!r} has no row among the {len(rows.training)} training rows.",
+            which=missing,
+            next_step="Ingest more rows of it, or change data.seed.",
+        )
