@@ -1,0 +1,310 @@
+"""Makes Triton equal to the deployments, and lets traffic follow only what is ready there.
+
+    deployments (journal) ──▶ what to hold loaded ──▶ fetch, verify, load ──▶ ready ──▶ routes
+                                                   unload, a while after it left the routes
+
+A round looks at everything again, so whatever got lost (Triton's memory, a message, this process)
+is made good by the next one. Several processes may do this at the same time: a load that happens
+twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+
+from libs.common import telemetry
+from libs.common.clock import Clock
+from libs.common.errors import BasaltError, DependencyError
+from libs.common.journal import Journal
+from libs.common.runtime import Loop
+from libs.common.stores.ports import Entry
+from services.inference.core import deployments, names, routes, versions
+from services.inference.core.artifacts import Artifacts
+from services.inference.core.deployments import Revision
+from services.inference.core.routes import Table
+from services.inference.core.versions import ModelVersion
+from services.inference.ports import ModelServer
+
+# Another process's deployment and a Triton that came back are seen within this.
+ROUND_S = 1.0
+# A gateway applies a table at once; requests it sent before have this long to be answered.
+UNLOAD_DELAY_S = 10.0
+LOADS_AT_ONCE_MAX = 2
+RETRY_S = 1.0
+RETRY_S_MAX = 60.0
+STOP_S_MAX = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A load that failed. `broken`: by what the version is, so only another one will help."""
+
+    problem: str
+    broken: bool
+    pause_s: float
+    again_at: float
+
+
+class Reconciler:
+    name = "reconciler"
+
+    def __init__(
+        self,
+        journal: Journal,
+        server: ModelServer,
+        artifacts: Artifacts,
+        clock: Clock,
+        *,
+        keep_versions: int = 2,
+        unload_delay_s: float = UNLOAD_DELAY_S,
+    ) -> None:
+        self._journal = journal
+        self._server = server
+        self._artifacts = artifacts
+        self._clock = clock
+        self._keep_versions = keep_versions
+        self._unload_delay_s = unload_delay_s
+        self._loop = Loop("reconciler", self.round, ROUND_S)
+        self._loads_at_once = asyncio.Semaphore(LOADS_AT_ONCE_MAX)
+        self._histories: dict[str, list[Revision]] = {}
+        self._versions: dict[str, ModelVersion] = {}
+        # What answers in Triton at this moment, and the part of it that this code put there.
+        self._ready: frozenset[str] = frozenset()
+        self._ours: frozenset[str] = frozenset()
+        self._undecided: frozenset[str] = frozenset()
+        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._failures: dict[str, Failure] = {}
+        self._unwanted_since: dict[str, float] = {}
+        self._routed: dict[str, int] = {}
+        self._unreachable = "Triton has not been asked yet."
+        self._table: Table | None = None
+        self._turned = asyncio.Condition()
+        journal.listen(self._notice)
+
+    @property
+    def problem(self) -> str:
+        failures = (failure.problem for failure in self._failures.values())
+        return " ".join(filter(None, [self._unreachable, self._loop.problem, *failures]))
+
+    async def start(self) -> None:
+        await self._loop.start()
+
+    async def stop(self) -> None:
+        await self._loop.stop()
+        if self._loads:
+            # A load is let finish where it can: Triton does not like calls that are taken back.
+            _, unfinished = await asyncio.wait(self._loads.values(), timeout=STOP_S_MAX)
+            for task in unfinished:
+                task.cancel()
+
+    def _notice(self, entry: Entry) -> None:
+        if entry.kind == "deployment":
+            self._loop.wake()
+
+    # What others ask.
+
+    def standing(self, revision: Revision) -> tuple[frozenset[int], str]:
+        """Which of its versions are ready, and what keeps the others from it ("" if nothing)."""
+        by_name = {
+            names.internal_name(revision.tenant, revision.model, number): number
+            for number in revision.versions
+        }
+        missing = sorted(by_name.keys() - self._ours)
+        ready = frozenset(by_name[name] for name in by_name.keys() & self._ours)
+        if not missing:
+            return ready, ""
+        if self._unreachable:
+            return ready, self._unreachable
+        problems = [self._failures[name].problem for name in missing if name in self._failures]
+        waiting = f"Version {by_name[missing[0]]} is being loaded."
+        return ready, " ".join(problems) or waiting
+
+    async def settled(self, revision: Revision, within_s: float) -> None:
+        """Returns when traffic follows it, when it turned out broken, or after `within_s`."""
+
+        def done() -> bool:
+            broken = (self._failures.get(name) for name in revision.internal_names)
+            return self._routed.get(self._aggregate(revision), 0) >= revision.revision or any(
+                failure is not None and failure.broken for failure in broken
+            )
+
+        try:
+            async with asyncio.timeout(within_s), self._turned:
+                await self._turned.wait_for(done)
+        except TimeoutError:
+            return
+
+    async def tables(self) -> AsyncIterator[Table]:
+        """The table now and at each change; a slow reader gets the newest, not every one.
+
+        The first comes once everything deployed was loaded or found broken: half a table would
+        take models out of service that only wait for their turn.
+        """
+        seen: Table | None = None
+        while True:
+            async with self._turned:
+                await self._turned.wait_for(lambda: self._table is not seen)  # noqa: B023
+                seen = self._table
+            if seen is not None:
+                yield seen
+
+    # A round.
+
+    async def round(self) -> None:
+        await self._read_journal()
+        try:
+            await self._look()
+        except DependencyError as error:
+            if not self._unreachable:
+                log.warning("triton_unreachable", error=str(error))
+            self._unreachable = str(error)
+            self._ready = self._ours = frozenset()
+        else:
+            self._route()
+            wanted = self._wanted()
+            self._load_missing(wanted)
+            await self._unload_unwanted(wanted)
+            await self._publish(wanted)
+        async with self._turned:
+            self._turned.notify_all()
+
+    async def _read_journal(self) -> None:
+        """Histories of the deployments that changed; the heads of all are one read."""
+        for head in await self._journal.heads("deployment"):
+            known = self._histories.get(head.aggregate)
+            if known is not None and known[-1].revision >= head.version:
+                continue
+            entries = await self._journal.history(head.aggregate)
+            history = [deployments.of(entry) for entry in entries]
+            self._histories[head.aggregate] = history
+            for name in history[-1].internal_names:
+                # Whoever deploys it again has mended it, or wants to know anew.
+                self._failures.pop(name, None)
+
+    async def _look(self) -> None:
+        """Asks Triton what it has, and for what is new whether it is what we would load."""
+        # A load that ends while the answer is on its way may or may not be in it.
+        self._undecided = frozenset(self._loads)
+        self._ready = await self._server.ready()
+        if self._unreachable:
+            log.info("triton_reached", ready=sorted(self._ready))
+        self._unreachable = ""
+        ours = self._ours & self._ready
+        for name in self._wanted() & (self._ready - ours) - self._loads.keys():
+            version = await self._version(name)
+            if await self._server.loaded_digest(name) == version.manifest_sha256:
+                ours |= {name}
+        self._ours = ours
+
+    def _route(self) -> None:
+        for aggregate, history in self._histories.items():
+            since = self._routed.get(aggregate, 0)
+            revision = deployments.routed(history, self._ours, since)
+            if revision is not None and revision.revision != since:
+                self._routed[aggregate] = revision.revision
+                log.info("routed", deployment=aggregate, revision=revision.revision)
+
+    def _wanted(self) -> frozenset[str]:
+        """What deployments hold loaded, and what traffic follows even if that is older."""
+        wanted: set[str] = set()
+        for aggregate, history in self._histories.items():
+            tenant, model = history[-1].tenant, history[-1].model
+            kept = deployments.kept(history, self._keep_versions, self._broken(tenant, model))
+            wanted |= {names.internal_name(tenant, model, number) for number in kept}
+            if routed := self._routed.get(aggregate):
+                wanted |= history[routed - 1].internal_names
+        return frozenset(wanted)
+
+    def _broken(self, tenant: str, model: str) -> frozenset[int]:
+        prefix = names.internal_name(tenant, model, 0).removesuffix("0")
+        return frozenset(
+            int(name.removeprefix(prefix))
+            for name, failure in self._failures.items()
+            if failure.broken and name.startswith(prefix)
+        )
+
+    # Loading and unloading.
+
+    def _load_missing(self, wanted: frozenset[str]) -> None:
+        for name in sorted(wanted - self._ours - self._undecided - self._loads.keys()):
+            failure = self._failures.get(name)
+            if failure is None or failure.again_at <= self._clock.monotonic():
+                self._loads[name] = asyncio.create_task(self._load(name), name=f"load {name}")
+
+    async def _load(self, name: str) -> None:
+        try:
+            async with self._loads_at_once:
+                version = await self._version(name)
+                with telemetry.span(
+                    "LoadModelVersion",
+                    under=version.traceparent,
+                    basalt_tenant=version.tenant,
+                    basalt_model=version.model,
+                ):
+                    await self._server.load(await self._artifacts.servable(version))
+        except BasaltError as error:
+            self._failed(name, str(error), broken=not isinstance(error, DependencyError))
+        except Exception:
+            log.exception("load_fault", name=name)
+            self._failed(name, f"{name} could not be loaded by a fault of ours.", broken=True)
+        else:
+            log.info("loaded", name=name)
+            self._failures.pop(name, None)
+            self._ours |= {name}
+        finally:
+            del self._loads[name]
+            self._loop.wake()
+
+    def _failed(self, name: str, problem: str, *, broken: bool) -> None:
+        before = self._failures.get(name)
+        pause_s = min(before.pause_s * 2, RETRY_S_MAX) if before else RETRY_S
+        log.warning("load_failed", name=name, problem=problem, again_in_s=pause_s)
+        again_at = self._clock.monotonic() + pause_s
+        self._failures[name] = Failure(problem, broken, pause_s, again_at)
+
+    async def _unload_unwanted(self, wanted: frozenset[str]) -> None:
+        now = self._clock.monotonic()
+        unwanted = {name for name in self._ready if names.is_internal(name)} - wanted
+        self._unwanted_since = {
+            name: self._unwanted_since.get(name, now) for name in unwanted - self._loads.keys()
+        }
+        for name, since in self._unwanted_since.items():
+            if now - since >= self._unload_delay_s:
+                await self._server.unload(name)
+                self._ours -= {name}
+                log.info("unloaded", name=name)
+        for name in self._failures.keys() - wanted:
+            del self._failures[name]
+
+    # Routes.
+
+    async def _publish(self, wanted: frozenset[str]) -> None:
+        broken = {name for name, failure in self._failures.items() if failure.broken}
+        if self._table is None and not wanted <= self._ours | broken:
+            return
+        table: list[routes.Route] = []
+        for aggregate, number in sorted(self._routed.items()):
+            revision = self._histories[aggregate][number - 1]
+            if revision.variants:
+                loaded = [await self._version(name) for name in revision.internal_names]
+                by_number = {version.version: version for version in loaded}
+                table.append(routes.route(revision, by_number))
+        now_ms = int(self._clock.now().timestamp() * 1_000)
+        self._table = routes.next_table(self._table, tuple(table), now_ms)
+
+    async def _version(self, name: str) -> ModelVersion:
+        """A signed version never changes again, so it is read once."""
+        if name not in self._versions:
+            tenant, model, number = names.parts_of_internal(name)
+            entry = await versions.find(self._journal, tenant, model, number)
+            self._versions[name] = versions.of(entry)
+        return self._versions[name]
+
+    def _aggregate(self, revision: Revision) -> str:
+        return names.deployment_aggregate(revision.tenant, revision.model)
