@@ -1,0 +1,63 @@
+"""What people should know: kept in order for each tenant, and published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from libs.common import journal, telemetry
+from libs.common.clock import Clock
+from libs.common.events import AlertRaised
+from libs.common.journal import Change, Journal
+from libs.common.stores.ports import Entry
+from services.monitoring.core.paging import not_a_token
+
+Severity = Literal["info", "warning", "critical"]
+MESSAGE_CHARACTERS_MAX = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """The alerts of a tenant are one aggregate, an entry each; `cause` raises one once."""
+
+    journal: Journal
+    clock: Clock
+
+    async def raise_once(
+        self, tenant: str, cause: str, severity: Severity, kind: str, subject: str, message: str
+    ) -> AlertRaised:
+        async def decide(latest: Entry | None) -> Change:
+            alert = AlertRaised(
+                id=self.clock.new_id(),
+                tenant=tenant,
+                at=self.clock.now(),
+                severity=severity,
+                kind=kind,
+                subject=subject,
+                message=message[:MESSAGE_CHARACTERS_MAX],
+            )
+            state: dict[str, Any] = alert.model_dump(mode="json")
+            return Change("AlertRaised", state | {"trace_id": telemetry.trace_id()}, (alert,))
+
+        entry = await self.journal.decide(_log(tenant), cause, "monitoring", decide)
+        return AlertRaised.model_validate(entry.state)
+
+    async def page(self, tenant: str, size: int, token: str) -> tuple[list[Entry], str]:
+        """Entries newest first, and the token of the next page ("" at the end)."""
+        before = await self._before(tenant, token)
+        first = max(before - size, 1)
+        found = await self.journal.store.history(_log(tenant), first - 1, before - first)
+        entries = [entry for entry in reversed(found) if entry.version < before]
+        return entries, str(first) if first > 1 else ""
+
+    async def _before(self, tenant: str, token: str) -> int:
+        if token:
+            if not token.isdecimal():
+                raise not_a_token(token)
+            return int(token)
+        latest = await self.journal.latest(_log(tenant))
+        return latest.version + 1 if latest else 1
+
+
+def _log(tenant: str) -> str:
+    return journal.aggregate(tenant, "alerts", "log")

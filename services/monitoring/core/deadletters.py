@@ -1,0 +1,226 @@
+"""Events that a consumer could not handle: kept, listed, sent again.
+
+    "<tenant>/deadletter/<topic>-<partition>-<offset>"   the place in the dead-letter topic
+
+The tenant is the one that the body names; a body that names none belongs to the platform. The
+whole body is an object; the journal keeps its beginning for listings.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from libs.common import flow, journal
+from libs.common.clock import Clock
+from libs.common.errors import NotFoundError
+from libs.common.identity import PLATFORM
+from libs.common.journal import Change, Journal
+from libs.common.stores.ports import Entry, ObjectStore
+from services.monitoring.core.alerts import Alerts
+from services.monitoring.core.paging import not_a_token
+
+if TYPE_CHECKING:
+    from services.monitoring.ports import Meters, Republisher
+
+KIND = "deadletter"
+BODY_SHOWN_BYTES = 16 * 1024
+HEADER_CHARACTERS_MAX = 4_000
+HEADERS_MAX = 64
+# What the bus adds when it buries a message; what is sent again goes without.
+BURIAL_PREFIX = "basalt-"
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """A message from a dead-letter topic, and where it stood there."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    id: str
+    topic: str
+    consumer: str
+    error: str
+    attempts: int
+    body: bytes
+    size_bytes: int
+    at: datetime
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    journal: Journal
+    objects: ObjectStore
+    alerts: Alerts
+    meters: Meters
+    clock: Clock
+
+    async def take(self, burial: Burial) -> None:
+        """Keeps a dead letter; the same one delivered again changes nothing."""
+        topic = burial.topic.removesuffix(flow.DEAD_LETTER_SUFFIX)
+        tenant = _tenant_of(burial.body)
+        consumer = burial.headers.get("basalt-consumer", "")
+        digest = hashlib.sha256(burial.body).hexdigest()
+        await self.objects.put(_object(tenant, digest), burial.body)
+        headers = [
+            (name, value[:HEADER_CHARACTERS_MAX])
+            for name, value in burial.headers.items()
+            if not name.startswith(BURIAL_PREFIX)
+        ]
+        state: dict[str, Any] = {
+            "topic": topic,
+            "consumer": consumer,
+            "error": burial.headers.get("basalt-error", ""),
+            "attempts": _number(burial.headers.get("basalt-tries", "")),
+            "key": burial.key,
+            "headers": dict(headers[:HEADERS_MAX]),
+            "body_sha256": digest,
+            "body_start": base64.b64encode(burial.body[:BODY_SHOWN_BYTES]).decode(),
+            "size_bytes": len(burial.body),
+            "at": self.clock.now().isoformat(),
+            "replayed": False,
+        }
+        name = f"{topic}-{burial.partition}-{burial.offset:012d}"
+        taken = False
+
+        async def decide(latest: Entry | None) -> Change | None:
+            nonlocal taken
+            taken = latest is None
+            return Change("DeadLetterTaken", state) if latest is None else None
+
+        await self.journal.decide(
+            journal.aggregate(tenant, KIND, name), "taken", "monitoring", decide
+        )
+        await self._alert(tenant, topic, consumer, state["error"])
+        if taken:
+            self.meters.dead_letter(topic, consumer)
+
+    async def _alert(self, tenant: str, topic: str, consumer: str, error: str) -> None:
+        # At most one an hour for a topic: a flood of bad messages is one piece of news.
+        hour = f"{self.clock.now():%Y-%m-%dT%H}"
+        await self.alerts.raise_once(
+            tenant,
+            f"deadletter/{topic}/{consumer}/{hour}",
+            "warning",
+            "deadletter",
+            topic,
+            f"{consumer or 'A consumer'} could not handle an event of {topic}: {error}"
+            " See `basalt deadletter list`.",
+        )
+
+    async def page(
+        self, tenant: str, topic: str, size: int, token: str
+    ) -> tuple[list[DeadLetter], str]:
+        """By topic and place, and the token of the next page. The platform sees every tenant's."""
+        of = None if tenant == PLATFORM else tenant
+        after = self._after(tenant, token)
+        letters: list[DeadLetter] = []
+        while True:
+            entries = await self.journal.store.heads(KIND, of, after=after, limit=size + 1)
+            for entry in entries:
+                if not topic or entry.state["topic"] == topic:
+                    if len(letters) == size:
+                        return letters, letters[-1].id
+                    letters.append(_letter(entry))
+            if len(entries) <= size:
+                return letters, ""
+            after = entries[-1].aggregate
+
+    def _after(self, tenant: str, token: str) -> str:
+        if not token:
+            return ""
+        of, _, name = token.partition("/")
+        if not name or tenant not in (of, PLATFORM):
+            raise not_a_token(token)
+        return f"{of}/{KIND}/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    journal: Journal
+    objects: ObjectStore
+    publisher: Republisher
+
+    async def again(self, tenant: str, letter_id: str, by: str) -> DeadLetter:
+        """Publishes a letter to the topic it came from, with its key and headers.
+
+        At least once: when this process ends between the broker's acknowledgement and the
+        journal, asking again publishes again; consumers know an event by its id. A letter that
+        was replayed is answered as it is.
+        """
+        entry = await self._find(tenant, letter_id)
+        if entry.state["replayed"]:
+            return _letter(entry)
+        body = await self.objects.get(_object(entry.tenant, entry.state["body_sha256"]))
+        await self.publisher.send(
+            entry.state["topic"], entry.state["key"], body, entry.state["headers"]
+        )
+
+        async def decide(latest: Entry | None) -> Change | None:
+            known = latest or entry
+            if known.state["replayed"]:
+                return None
+            return Change("DeadLetterReplayed", {**known.state, "replayed": True})
+
+        return _letter(await self.journal.decide(entry.aggregate, "replayed", by, decide))
+
+    async def _find(self, tenant: str, letter_id: str) -> Entry:
+        of, _, name = letter_id.partition("/")
+        entry = None
+        if name and "/" not in name and tenant in (of, PLATFORM):
+            entry = await self.journal.latest(f"{of}/{KIND}/{name}")
+        if entry is None:
+            raise NotFoundError(
+                f"There is no dead letter {letter_id}.",
+                which=letter_id,
+                next_step="`basalt deadletter list` names them.",
+            )
+        return entry
+
+
+def _tenant_of(body: bytes) -> str:
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return PLATFORM
+    tenant = said.get("tenant") if isinstance(said, dict) else None
+    return tenant if isinstance(tenant, str) and _TENANT.fullmatch(tenant) else PLATFORM
+
+
+def _letter(entry: Entry) -> DeadLetter:
+    state = entry.state
+    return DeadLetter(
+        id=f"{entry.tenant}/{entry.name}",
+        topic=state["topic"],
+        consumer=state["consumer"],
+        error=state["error"],
+        attempts=state["attempts"],
+        body=base64.b64decode(state["body_start"]),
+        size_bytes=state["size_bytes"],
+        at=datetime.fromisoformat(state["at"]),
+        replayed=state["replayed"],
+    )
+
+
+def _object(tenant: str, digest: str) -> str:
+    return f"{tenant}/{KIND}/{digest}"
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 6 else 0

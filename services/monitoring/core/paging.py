@@ -1,0 +1,27 @@
+"""Pages of a listing."""
+
+from __future__ import annotations
+
+from libs.common.errors import InvalidInputError
+
+PAGE_SIZE = 50
+PAGE_SIZE_MAX = 500
+
+
+def page_size(asked: int) -> int:
+    """The size of a page; 0 asks for the usual one. Raises InvalidInputError."""
+    if not 0 <= asked <= PAGE_SIZE_MAX:
+        raise InvalidInputError(
+            f"A page of {asked} cannot be given.",
+            which="page.size",
+            next_step=f"Ask for 1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE}.",
+        )
+    return asked or PAGE_SIZE
+
+
+def not_a_token(token: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{token!r} is not a page's token.",
+        which="page.token",
+        next_step="Give the next_page_token of the page before, or none for the first page.",
+    )

@@ -1,0 +1,273 @@
+"""Spans by OTLP over gRPC and HTTP, protobuf and JSON, into one store."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import Link, SpanKind, StatusCode
+
+from libs.common.clock import SystemClock
+from libs.common.errors import DependencyError, NotFoundError
+from services.monitoring.core.traces import Span, Traces
+from services.monitoring.inbound.http import JSON, PROTOBUF, HttpServer, otlp_app
+from services.monitoring.inbound.otlp import MESSAGE_BYTES_MAX, OtlpServer
+from services.monitoring.inbound.spans import ATTRIBUTES_MAX, SPANS_MAX, VALUE_CHARACTERS_MAX
+from services.monitoring.outbound.sqlite_traces import SqliteTraces
+from tests.support.eventually import eventually
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+# As Triton 2.51 sends it: hexadecimal ids, times as text.
+TRITON = {
+    "resourceSpans": [
+        {
+            "resource": {
+                "attributes": [{"key": "service.name", "value": {"stringValue": "triton"}}]
+            },
+            "scopeSpans": [
+                {
+                    "scope": {"name": "triton-server"},
+                    "spans": [
+                        {
+                            "traceId": TRACE,
+                            "spanId": "b7ad6b7169203331",
+                            "parentSpanId": "",
+                            "name": "InferRequest",
+                            "kind": 2,
+                            "startTimeUnixNano": "1700000000000000000",
+                            "endTimeUnixNano": "1700000000005000000",
+                            "attributes": [
+                                {"key": "basalt.tenant", "value": {"stringValue": "acme"}},
+                                {"key": "triton.model_version", "value": {"intValue": "1"}},
+                            ],
+                            "status": {},
+                            "unknownField": 1,
+                        },
+                        {
+                            "traceId": TRACE.upper(),
+                            "spanId": "00f067aa0ba902b7",
+                            "parentSpanId": "b7ad6b7169203331",
+                            "name": "compute",
+                            "kind": "SPAN_KIND_INTERNAL",
+                            "startTimeUnixNano": 1700000000001000000,
+                            "endTimeUnixNano": 1700000000002000000,
+                            "status": {"code": 2, "message": "it broke"},
+                        },
+                    ],
+                }
+            ],
+        }
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Both receivers on one store."""
+
+    store: SqliteTraces
+    traces: Traces
+    grpc: str
+    http: str
+
+    async def post(
+        self, body: bytes, content_type: str = JSON, **headers: str
+    ) -> tuple[int, str, bytes]:
+        """Status, content type and body of the answer."""
+        request = urllib.request.Request(  # noqa: S310 - our own loopback address.
+            self.http, body, {"content-type": content_type, **headers}, method="POST"
+        )
+
+        def send() -> tuple[int, str, bytes]:
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                    return answer.status, answer.headers["content-type"], answer.read()
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, error.headers["content-type"], error.read()
+
+        return await asyncio.to_thread(send)
+
+    async def tree(self, trace_id: str, count: int, tenant: str = "acme") -> list[Span]:
+        async def all_there() -> list[Span]:
+            try:
+                spans = await self.traces.get(tenant, trace_id)
+            except NotFoundError:
+                return []
+            return spans if len(spans) >= count else []
+
+        return await eventually(all_there)
+
+
+@pytest.fixture
+async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
+    store = SqliteTraces(tmp_path / "traces.db", SystemClock(), spans_max=10_000, age_s_max=1e12)
+    grpc = OtlpServer("127.0.0.1:0", store)
+    http = HttpServer("otlp http", "127.0.0.1:0", otlp_app(store))
+    for part in (store, grpc, http):
+        await part.start()
+    yield Receiver(
+        store, Traces(store), f"127.0.0.1:{grpc.port}", f"http://127.0.0.1:{http.port}/v1/traces"
+    )
+    for part in (http, grpc, store):
+        await part.stop()
+
+
+def altered(**changes: Any) -> dict[str, Any]:
+    """The first span of Triton's request, alone, with some of its fields replaced."""
+    request = json.loads(json.dumps(TRITON))
+    spans = request["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    spans[:] = [{**spans[0], **changes}]
+    return request
+
+
+async def test_spans_of_our_own_exporter_make_a_tree(receiver: Receiver) -> None:
+    provider = TracerProvider(resource=Resource.create({"service.name": "ingest"}))
+    exporter = OTLPSpanExporter(endpoint=receiver.grpc, insecure=True)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+
+    def make_spans() -> str:
+        with tracer.start_as_current_span("cause") as cause:
+            linked = cause.get_span_context()
+        with tracer.start_as_current_span(
+            "consume", kind=SpanKind.CONSUMER, links=[Link(linked)]
+        ) as root:
+            root.set_attribute("basalt.tenant", "acme")
+            with tracer.start_as_current_span("write") as child:
+                child.set_status(StatusCode.ERROR, "no disk")
+                child.set_attributes({"rows": 3, "ok": True, "share": 0.5, "names": ["a", "b"]})
+        provider.shutdown()
+        return f"{root.get_span_context().trace_id:032x}"
+
+    trace_id = await asyncio.to_thread(make_spans)
+
+    consume, write = await receiver.tree(trace_id, 2)
+    assert (consume.service, consume.name, consume.kind) == ("ingest", "consume", "consumer")
+    assert (consume.parent_span_id, consume.failed, consume.tenant) == ("", False, "acme")
+    assert (write.parent_span_id, write.kind) == (consume.span_id, "internal")
+    assert (write.failed, write.status_message) == (True, "no disk")
+    assert write.attributes == {"rows": "3", "ok": "true", "share": "0.5", "names": "a, b"}
+    assert len(consume.linked_trace_ids) == 1
+    # The linked trace names no tenant: the platform alone sees it.
+    assert len(await receiver.tree(trace_id, 3, "platform")) == 3
+
+
+async def test_json_as_triton_sends_it(receiver: Receiver) -> None:
+    status, content_type, body = await receiver.post(json.dumps(TRITON).encode())
+
+    assert (status, content_type, json.loads(body)) == (200, JSON, {})
+    request, compute = await receiver.tree(TRACE, 2)
+    assert (request.service, request.name, request.kind) == ("triton", "InferRequest", "server")
+    assert request.duration_us == 5_000
+    assert request.attributes["triton.model_version"] == "1"
+    assert compute.parent_span_id == request.span_id
+    assert (compute.failed, compute.status_message) == (True, "it broke")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_protobuf_over_http(receiver: Receiver, compressed: bool) -> None:
+    request = ExportTraceServiceRequest()
+    span = request.resource_spans.add().scope_spans.add().spans.add()
+    span.trace_id, span.span_id, span.name = bytes.fromhex(TRACE), b"12345678", "work"
+    span.attributes.add(key="basalt.tenant").value.string_value = "acme"
+    body = request.SerializeToString()
+
+    if compressed:
+        headers = {"content-encoding": "gzip"}
+        answer = await receiver.post(gzip.compress(body), PROTOBUF, **headers)
+    else:
+        answer = await receiver.post(body, PROTOBUF)
+
+    assert answer[:2] == (200, PROTOBUF)
+    (found,) = await receiver.tree(TRACE, 1)
+    assert found.name == "work"
+
+
+async def test_spans_that_cannot_be_kept_are_counted(receiver: Receiver) -> None:
+    wrong = altered(traceId="abcd")
+
+    status, _, body = await receiver.post(json.dumps(wrong).encode())
+
+    assert status == 200
+    assert json.loads(body)["partialSuccess"]["rejectedSpans"] == "1"
+
+    many = ExportTraceServiceRequest()
+    spans = many.resource_spans.add().scope_spans.add().spans
+    for number in range(SPANS_MAX + 5):
+        spans.add(trace_id=bytes(15) + b"1", span_id=number.to_bytes(8, "big"))
+    _, _, answer = await receiver.post(many.SerializeToString(), PROTOBUF)
+    assert ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans == 5
+
+
+async def test_a_span_is_bounded(receiver: Receiver) -> None:
+    large = altered(
+        name="n" * 10_000,
+        attributes=[
+            {"key": "basalt.tenant", "value": {"stringValue": "acme"}},
+            *({"key": f"k{n}", "value": {"stringValue": "v" * 5_000}} for n in range(100)),
+        ],
+    )
+    await receiver.post(json.dumps(large).encode())
+
+    (span,) = await receiver.tree(TRACE, 1)
+
+    assert len(span.name) == 256
+    assert len(span.attributes) == ATTRIBUTES_MAX
+    assert max(map(len, span.attributes.values())) == VALUE_CHARACTERS_MAX
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"{", JSON, 400),
+        (b"[1, 2]", JSON, 400),
+        (b"\xff\xfe", JSON, 400),
+        (b"[" * 100_000, JSON, 400),
+        (b'{"resourceSpans": 5}', JSON, 400),
+        (b"\xff\xff\xff", PROTOBUF, 400),
+        (b"hello", "text/plain", 415),
+        (b" " * (MESSAGE_BYTES_MAX + 1), JSON, 400),
+    ],
+)
+async def test_what_is_not_otlp_is_refused(
+    receiver: Receiver, body: bytes, content_type: str, status: int
+) -> None:
+    assert (await receiver.post(body, content_type))[0] == status
+
+
+async def test_a_small_body_does_not_unpack_to_a_large_one(receiver: Receiver) -> None:
+    bomb = gzip.compress(bytes(50 * 1024 * 1024))
+
+    status, _, body = await receiver.post(bomb, JSON, **{"content-encoding": "gzip"})
+
+    assert status == 400
+    assert b"is over" in body
+    assert (await receiver.post(b"no gzip", JSON, **{"content-encoding": "gzip"}))[0] == 400
+
+
+async def test_a_taken_port_is_named(receiver: Receiver) -> None:
+    taken = receiver.grpc
+    for part in (
+        OtlpServer(taken, receiver.store),
+        HttpServer("otlp http", taken, otlp_app(receiver.store)),
+        HttpServer("otlp http", "nowhere", otlp_app(receiver.store)),
+    ):
+        with pytest.raises(DependencyError, match="cannot be listened on"):
+            await part.start()

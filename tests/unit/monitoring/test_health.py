@@ -1,0 +1,92 @@
+"""One answer of many: the wrong ones first, the worst report of each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from libs.common.clock import SystemClock
+from libs.common.errors import DependencyError
+from libs.common.journal import Journal
+from services.monitoring.core.alerts import Alerts
+from services.monitoring.core.health import Component, HealthWatch, PlatformHealth, State, overall
+from services.monitoring.outbound.prometheus import PrometheusMeters
+from tests.support.served import NOON, open_journal
+
+
+class Reports:
+    """What each service reports, as the test says it; one that is missing does not answer."""
+
+    def __init__(self, **reports: dict[str, State]) -> None:
+        self.reports = reports
+
+    async def ask(self, service: str) -> Sequence[Component]:
+        if service not in self.reports:
+            raise DependencyError(f"The service {service} cannot be reached.", which=service)
+        return [
+            Component(name, state, "" if state is State.SERVING else "Broken.", NOON, service)
+            for name, state in self.reports[service].items()
+        ]
+
+
+def health(reports: Reports, *services: str) -> PlatformHealth:
+    return PlatformHealth(services, reports, SystemClock())
+
+
+async def test_the_wrong_ones_come_first_and_the_worst_report_counts() -> None:
+    reports = Reports(
+        ingest={"ingest": State.SERVING, "kafka": State.SERVING},
+        trainer={"trainer": State.DEGRADED, "kafka": State.NOT_SERVING},
+        inference={"inference": State.SERVING, "kafka": State.SERVING, "triton": State.SERVING},
+    )
+
+    seen = await health(reports, "ingest", "trainer", "inference", "gateway").look()
+
+    assert [(each.name, each.state) for each in seen] == [
+        ("gateway", State.NOT_SERVING),
+        ("kafka", State.NOT_SERVING),
+        ("trainer", State.DEGRADED),
+        ("inference", State.SERVING),
+        ("ingest", State.SERVING),
+        ("triton", State.SERVING),
+    ]
+    assert seen[1].reported_by == "trainer"
+    assert "cannot be reached" in seen[0].problem
+    assert "start it again" in seen[0].problem
+    assert overall(seen) is State.NOT_SERVING
+
+
+async def test_who_agrees_is_named_together() -> None:
+    reports = Reports(ingest={"kafka": State.SERVING}, trainer={"kafka": State.SERVING})
+
+    (kafka,) = await health(reports, "ingest", "trainer").look()
+
+    assert kafka.reported_by == "ingest, trainer"
+    assert overall([kafka]) is State.SERVING
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    opened = open_journal(tmp_path)
+    yield opened
+    await opened.store.close()
+
+
+async def test_a_component_that_stays_down_is_told_once(journal: Journal) -> None:
+    reports = Reports(ingest={"ingest": State.SERVING, "kafka": State.SERVING})
+    meters = PrometheusMeters()
+    watch = HealthWatch(health(reports, "ingest"), meters, Alerts(journal, SystemClock()))
+    await watch.look()
+    reports.reports["ingest"]["kafka"] = State.NOT_SERVING
+    await watch.look()
+    assert await journal.latest("platform/alerts/log") is None  # Perhaps it is only restarted.
+
+    for _ in range(3):
+        await watch.look()
+
+    (alert,) = await journal.history("platform/alerts/log")
+    assert (alert.state["kind"], alert.state["subject"]) == ("component.down", "kafka")
+    assert b'basalt_component_up{name="kafka"} 0.0' in meters.exposition()
+    assert b'basalt_component_up{name="ingest"} 1.0' in meters.exposition()
