@@ -1,0 +1,38 @@
+"""Small pieces of Envoy's configuration that several files need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+_TYPES = "type.googleapis.com/envoy"
+HTTP_FILTERS = f"{_TYPES}.extensions.filters.http"
+
+# The headers by which the door tells what is behind it who calls. Nobody outside may set them.
+TENANT_HEADER = "x-basalt-tenant"
+SUBJECT_HEADER = "x-basalt-subject"
+TOKEN_ID_HEADER = "x-basalt-token-id"  # noqa: S105 - a header's name.
+IDENTITY_HEADERS = (TENANT_HEADER, SUBJECT_HEADER, TOKEN_ID_HEADER)
+
+INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
+
+# What is not a service of ours but has a cluster.
+DISPATCHER = "dispatcher"
+SLOW_GRPC = "slow-grpc"
+SLOW_REST = "slow-rest"
+
+
+def typed(kind: str, **fields: Any) -> Json:
+    """A message in an Any: `kind` is its full name without the leading "envoy."."""
+    return {"@type": f"{_TYPES}.{kind}", **fields}
+
+
+def seconds(value: float) -> str:
+    """A Duration, as protobuf's JSON has it."""
+    return f"{value:g}s"
+
+
+def from_file(path: str) -> Json:
+    """A ConfigSource: Envoy reads the file again whenever a new one is moved into its place."""
+    return {"path_config_source": {"path": path}, "resource_api_version": "V3"}

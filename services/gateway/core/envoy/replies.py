@@ -1,0 +1,98 @@
+"""What the door itself answers when it refuses: why, and what to do next.
+
+A gRPC caller gets the text as its status message, a REST caller as {"error": text}.
+"""
+
+from __future__ import annotations
+
+from services.gateway.core.envoy.guards import REVOKED_POLICY
+from services.gateway.core.envoy.inputs import Site
+from services.gateway.core.envoy.parts import TENANT_HEADER, Json, typed
+
+LOG_IN = "Log in (`basalt login`) and send `authorization: Bearer <token>`."
+RATE = (
+    f"The tenant %REQ({TENANT_HEADER})% calls more often than its limit requests_per_second "
+    "allows. Call less often, or ask the platform's administrator for a higher limit."
+)
+UNREACHABLE = (
+    "The service %UPSTREAM_CLUSTER% cannot be reached. Try again shortly; `basalt status` shows "
+    "what is wrong."
+)
+OVERFLOW = "The service %UPSTREAM_CLUSTER% has too many calls at a time. Try again shortly."
+OVERLOADED = "The door is overloaded. Try again shortly."
+NO_ROUTE = "The door knows no %REQ(:PATH)%; see docs/reference/gateway.md for what it offers."
+REVOKED = "The token was revoked. Log in again: `basalt login`."
+
+
+def replies(site: Site) -> Json:
+    """A LocalReplyConfig: the first that fits is used."""
+    needed = " or ".join(site.infer_roles)
+    forbidden = (
+        "%REQ(x-basalt-subject)% may not call inference.GRPCInferenceService/ModelInfer: it needs "
+        f"the role {needed}. Ask an administrator of your tenant for a role that may."
+    )
+    revoked = {
+        "extension_filter": {
+            "name": "refused-by",
+            "typed_config": typed(
+                "extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                expression=f"response.code_details.contains('{REVOKED_POLICY}')",
+            ),
+        }
+    }
+    cases: list[tuple[Json, str, int]] = [
+        (_status(429), RATE, 0),
+        (_all(_status(403), revoked), REVOKED, 401),
+        (_status(401), f"%LOCAL_REPLY_BODY%. {LOG_IN}", 0),
+        (_status(403), forbidden, 0),
+        (_flags("UO"), OVERFLOW, 0),
+        (_flags("UF", "UC", "UH", "UR", "NC", "LR"), UNREACHABLE, 0),
+        (_flags("OM"), OVERLOADED, 0),
+        (_flags("NR"), NO_ROUTE, 0),
+    ]
+    return {
+        "mappers": [
+            *(mapper for case, text, status in cases for mapper in _mappers(case, text, status)),
+            # What is no refusal, but answered by the door itself all the same: its readiness.
+            {"filter": _status(200), "body_format_override": _text("%LOCAL_REPLY_BODY%")},
+        ],
+        "body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
+    }
+
+
+def _mappers(case: Json, text: str, status: int) -> list[Json]:
+    rewritten = {"status_code": status} if status else {}
+    return [
+        {
+            "filter": _all(case, _is_grpc()),
+            "body_format_override": _text(text),
+            **rewritten,
+        },
+        {
+            "filter": case,
+            "body_format_override": {"json_format": {"error": text}},
+            **rewritten,
+        },
+    ]
+
+
+def _text(text: str) -> Json:
+    return {"text_format_source": {"inline_string": text}}
+
+
+def _all(*filters: Json) -> Json:
+    return {"and_filter": {"filters": list(filters)}}
+
+
+def _is_grpc() -> Json:
+    header = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    return {"header_filter": {"header": header}}
+
+
+def _flags(*flags: str) -> Json:
+    return {"response_flag_filter": {"flags": list(flags)}}
+
+
+def _status(status: int) -> Json:
+    value = {"default_value": status, "runtime_key": f"basalt.replies.{status}"}
+    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}

@@ -1,0 +1,96 @@
+"""Which call goes where behind the door."""
+
+from __future__ import annotations
+
+from services.gateway.core.envoy.inputs import Inputs, Site
+from services.gateway.core.envoy.parts import (
+    DISPATCHER,
+    INFER_PATH,
+    SLOW_GRPC,
+    SLOW_REST,
+    Json,
+    seconds,
+)
+
+NAME = "door"
+READY_PATH = "/ready"
+# An inference call whose dispatcher says nothing for so long is given up; it has its own deadline.
+INFER_IDLE_S_MAX = 120.0
+# A stream on which nothing happens for so long, such as the watch of a long training.
+STREAM_IDLE_S_MAX = 3_600.0
+REST_S_MAX = 75.0
+NO_KEYS = (
+    "Tokens cannot be verified: security has not published its keys yet. Try again shortly; "
+    "`basalt status` shows what is wrong."
+)
+
+
+def routes(inputs: Inputs) -> Json:
+    """A RouteConfiguration. Before the first keys are known, only what needs none has a route."""
+    site = inputs.site
+    found = [_ready()]
+    if inputs.access.keys:
+        found += [_infer(), *_slow_grpc(), _rest(), *_services(site)]
+    else:
+        found += [*_open(site), *_slow_grpc_open(), _refusal(503, NO_KEYS)]
+    return {
+        "name": NAME,
+        "virtual_hosts": [{"name": NAME, "domains": ["*"], "routes": found}],
+        # A header that we do not set upstream is not worth a look.
+        "most_specific_header_mutations_wins": True,
+    }
+
+
+def _ready() -> Json:
+    """For whoever starts the door: it is open. Whether models answer is /v2/health/ready."""
+    answer = {"status": 200, "body": {"inline_string": "open\n"}}
+    return {"name": "ready", "match": {"path": READY_PATH}, "direct_response": answer}
+
+
+def _infer() -> Json:
+    return _grpc("infer", {"path": INFER_PATH}, DISPATCHER, INFER_IDLE_S_MAX)
+
+
+def _slow_grpc() -> list[Json]:
+    prefix = "/inference.GRPCInferenceService/"
+    return [_grpc("inference", {"prefix": prefix}, SLOW_GRPC), *_slow_grpc_open()]
+
+
+def _slow_grpc_open() -> list[Json]:
+    return [
+        _grpc("health", {"prefix": "/grpc.health.v1.Health/"}, SLOW_GRPC),
+        _grpc("reflection", {"prefix": "/grpc.reflection."}, SLOW_GRPC),
+    ]
+
+
+def _rest() -> Json:
+    match = {"path_separated_prefix": "/v2"}
+    action = {"cluster": SLOW_REST, "timeout": seconds(REST_S_MAX)}
+    return {"name": "rest", "match": match, "route": action}
+
+
+def _services(site: Site) -> list[Json]:
+    return [
+        _grpc(service, {"prefix": f"/{service}/"}, cluster)
+        for service, cluster in sorted(site.services.items())
+    ]
+
+
+def _open(site: Site) -> list[Json]:
+    return [
+        _grpc(method, {"path": f"/{method}"}, site.services[method.partition("/")[0]])
+        for method in site.open_methods
+        if method.partition("/")[0] in site.services
+    ]
+
+
+def _grpc(name: str, match: Json, cluster: str, idle_s_max: float = STREAM_IDLE_S_MAX) -> Json:
+    # The caller's deadline travels on in grpc-timeout and is kept by who answers: a timer here
+    # would only be a second one.
+    action = {"cluster": cluster, "timeout": "0s", "idle_timeout": seconds(idle_s_max)}
+    return {"name": name, "match": match, "route": action}
+
+
+def _refusal(status: int, text: str) -> Json:
+    answer = {"status": status, "body": {"inline_string": text}}
+    return {"name": "refusal", "match": {"prefix": "/"}, "direct_response": answer}

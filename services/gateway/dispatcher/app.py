@@ -1,0 +1,170 @@
+"""Puts the dispatcher's process together: the hot path, and what tells others of it.
+
+It needs the door's folder and Triton alone; Kafka, the collector and the control plane may come
+and go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from libs.common.bus import Bus, Router
+from libs.common.clock import SystemClock
+from libs.common.errors import BasaltError, PreconditionError
+from libs.common.runtime import Part, Service
+from services.gateway.core.door import ROUTES_FILE
+from services.gateway.core.envoy.clusters import DISPATCHER_SOCKET
+from services.gateway.core.reporting import SAMPLES_MAX, Reporting
+from services.gateway.core.table import Table
+from services.gateway.dispatcher.dispatcher import Dispatcher
+from services.gateway.dispatcher.recording import Sampler, SpanBuffer
+from services.gateway.outbound.predictions import KafkaPredictions
+from services.gateway.outbound.samples import OpenInferenceSamples
+from services.gateway.outbound.spans import OtlpSpans
+from services.gateway.settings import Settings
+
+ROUTES_POLL_S = 0.1
+REPORT_S = 1.0
+SPANS_S = 0.5
+SPANS_MAX = 512
+# Within what the runtime grants a part: calls in flight may end.
+DRAIN_S = 7.0
+LAST_REPORT_S = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class Serving:
+    """A part of the runtime: the dispatcher, following the table of routes in the door's folder."""
+
+    name = "dispatcher"
+
+    def __init__(self, triton: str, folder: Path, sampler: Sampler, spans: SpanBuffer) -> None:
+        self._triton = triton
+        self._folder = folder
+        self._sampler = sampler
+        self._spans = spans
+        self._dispatcher: Dispatcher | None = None
+        self._seen = (0, 0, 0)
+        self._task: asyncio.Task[None] | None = None
+        self.table = Table()
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        assert self._dispatcher is not None, "The dispatcher is made when it starts."  # noqa: S101
+        return self._dispatcher
+
+    async def start(self) -> None:
+        self._dispatcher = Dispatcher(self._triton, sampler=self._sampler, on_span=self._spans.add)
+        self._look()
+        try:
+            await self._dispatcher.start(self._folder / DISPATCHER_SOCKET)
+        except OSError as error:
+            raise PreconditionError(
+                f"{self._folder / DISPATCHER_SOCKET} cannot be listened on: {error.strerror}.",
+                which="BASALT_DOOR_FOLDER",
+                next_step="See that the folder exists, may be written, and has a short path.",
+            ) from error
+        self._task = asyncio.create_task(self._follow(), name="routes")
+        # What lives as long as the process is no garbage collector's business.
+        gc.collect()
+        gc.freeze()
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.dispatcher.close(DRAIN_S)
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(ROUTES_POLL_S)
+            self._look()
+
+    def _look(self) -> None:
+        """Takes a new table when one was moved into place; one that is no good is left alone."""
+        file = self._folder / ROUTES_FILE
+        with contextlib.suppress(FileNotFoundError):
+            stat = file.stat()
+            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if seen == self._seen:
+                return
+            self._seen = seen
+            try:
+                table = Table.read(file.read_text())
+                self.dispatcher.use(table.routing())
+                self.table = table
+            except BasaltError as error:
+                log.warning("routes_refused", error=str(error))
+
+
+class Telling:
+    """A part that does `work` every so often, and once more at the end."""
+
+    def __init__(self, name: str, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+        self.name = name
+        self._work = work
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=self.name)
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_REPORT_S):
+                await self._turn()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self._turn()
+
+    async def _turn(self) -> None:
+        try:
+            await self._work()
+        except BasaltError as error:
+            log.warning("not_told", what=self.name, error=str(error))
+        except Exception:
+            log.exception("not_told", what=self.name)
+
+
+def build(settings: Settings) -> Service:
+    sampler, spans = Sampler(samples_max=SAMPLES_MAX), SpanBuffer()
+    serving = Serving(settings.triton, settings.door_folder.absolute(), sampler, spans)
+    predictions = KafkaPredictions(Bus(settings.kafka, Router("gateway")))
+    reporting = Reporting(
+        snapshot=lambda: serving.dispatcher.snapshot(),
+        sampler=sampler,
+        table=lambda: serving.table,
+        decoder=OpenInferenceSamples(),
+        sink=predictions,
+        clock=SystemClock(),
+        pause=lambda: asyncio.sleep(0),
+    )
+    parts: list[Part] = [predictions, Telling("predictions", reporting.report, REPORT_S)]
+    if settings.otlp:
+        exporter = OtlpSpans(settings.otlp)
+
+        async def send() -> None:
+            while found := spans.drain(SPANS_MAX):
+                await exporter.export(found)
+
+        parts.append(Telling("spans", send, SPANS_S))
+    return Service(
+        name="dispatcher",
+        # What is told of calls is told once more when the last of them has ended.
+        parts=[*parts, serving],
+        log_level=settings.log_level,
+        event_loop=uvloop.new_event_loop,
+    )

@@ -1,0 +1,86 @@
+"""An HTTP server for an ASGI application, as a part of the runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from libs.common.errors import DependencyError
+
+CONNECTIONS_MAX = 1_024
+KEEP_ALIVE_S = 75
+STOP_GRACE_S = 5
+LISTEN_BACKLOG = 256
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Signals belong to the runtime, which stops the parts in order.
+        yield
+
+
+class RestServer:
+    """`tls` is the folder of the services' certificates: then callers must have one of them."""
+
+    name = "rest"
+
+    def __init__(self, listen: str, app: ASGIApp, tls: Path | None) -> None:
+        self._listen = listen
+        secured = (
+            {}
+            if tls is None
+            else {
+                "ssl_keyfile": str(tls / "gateway.key"),
+                "ssl_certfile": str(tls / "gateway.pem"),
+                "ssl_ca_certs": str(tls / "ca.pem"),
+                "ssl_cert_reqs": ssl.CERT_REQUIRED,
+            }
+        )
+        self._server = _Uvicorn(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=CONNECTIONS_MAX,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=STOP_GRACE_S,
+                **secured,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        listener = self._bind()
+        self._task = asyncio.create_task(self._server.serve([listener]), name=self.name)
+
+    def _bind(self) -> socket.socket:
+        host, _, port = self._listen.rpartition(":")
+        try:
+            return socket.create_server((host.strip("[]"), int(port)), backlog=LISTEN_BACKLOG)
+        except (OSError, ValueError, OverflowError) as error:
+            raise DependencyError(
+                f"{self._listen} cannot be listened on for REST: {error}.",
+                which=self._listen,
+                next_step="Another process may hold the port: end it, or set another host:port.",
+            ) from error
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._server.should_exit = True
+            await self._task
+
+    @property
+    def problem(self) -> str:
+        ended = self._task is not None and self._task.done()
+        return "REST is no longer served." if ended else ""

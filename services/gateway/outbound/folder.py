@@ -1,0 +1,65 @@
+"""The door's folder on a disk that gateway, Envoy and dispatcher share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from libs.common.errors import DependencyError
+
+FILE_MODE = 0o640
+
+
+class DiskDoorFolder:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def prepare(self) -> None:
+        """Raises DependencyError when it cannot be written to."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as error:
+            raise self._failed(self._folder, error) from error
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            raise self._failed(self._folder, PermissionError("no right to write"))
+
+    def read(self, name: str) -> str | None:
+        try:
+            return (self._folder / name).read_text()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._failed(self._folder / name, error) from error
+
+    def replace(self, name: str, content: str) -> None:
+        target = self._folder / name
+        partial = target.with_name(f".{name}.{os.getpid()}")
+        try:
+            with partial.open("w") as file:
+                os.fchmod(file.fileno(), FILE_MODE)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise self._failed(target, error) from error
+
+    def trim(self, name: str, bytes_max: int) -> None:
+        """Its writer appends and keeps the file open, so the content is moved, not the file."""
+        log = self._folder / name
+        try:
+            if not log.exists() or log.stat().st_size <= bytes_max:
+                return
+            shutil.copyfile(log, log.with_name(f"{name}.1"))
+            os.truncate(log, 0)
+        except OSError as error:
+            raise self._failed(log, error) from error
+
+    def _failed(self, path: Path, error: OSError) -> DependencyError:
+        return DependencyError(
+            f"{path} cannot be used: {error.strerror or error}.",
+            which="door folder",
+            next_step="See that BASALT_DOOR_FOLDER exists, may be written, and has room.",
+        )

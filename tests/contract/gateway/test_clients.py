@@ -1,0 +1,209 @@
+"""The unchanged clients of Triton, over gRPC and HTTP, and plain REST, against the door."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import http.client
+import json
+import queue
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from tests.support.door import Door, digest
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+ROWS = np.array([[1, 2], [3, 4.5]], np.float32)
+T = TypeVar("T")
+
+
+def headers(door: Door, **claims: Any) -> dict[str, str]:
+    return {"authorization": f"Bearer {door.token(**claims)}"}
+
+
+def use_grpc(door: Door) -> None:
+    client_kind = tritonclient.grpc.InferenceServerClient
+    with client_kind(door.listen) as client:
+        told = headers(door)
+        assert client.is_server_live(headers=told)
+        assert client.is_server_ready(headers=told)
+        assert client.is_model_ready("double", headers=told)
+        assert client.get_server_metadata(headers=told).name == "basalt"
+        assert client.get_model_metadata("double", headers=told).inputs[0].name == "x"
+        tensor = tritonclient.grpc.InferInput("x", [2, 2], "FP32")
+        tensor.set_data_from_numpy(ROWS)
+        answer = client.infer("double", [tensor], headers=told, request_id="7", client_timeout=20)
+        assert np.array_equal(answer.as_numpy("y"), 2 * ROWS)
+        assert answer.get_response().id == "7"
+        assert answer.get_response().parameters["basalt_digest"].string_param == digest(1)
+        with pytest.raises(InferenceServerException, match="not deployed"):
+            client.infer("double", [tensor], headers=headers(door, tenant="platform"))
+
+        answers: queue.Queue[Any] = queue.Queue()
+        client.start_stream(lambda result, error: answers.put((result, error)), headers=told)
+        for number in range(3):
+            client.async_stream_infer("double", [tensor], request_id=str(number))
+        for number in range(3):
+            result, error = answers.get(timeout=20)
+            assert error is None
+            assert result.get_response().id == str(number)
+            assert np.array_equal(result.as_numpy("y"), 2 * ROWS)
+        client.stop_stream()
+
+
+def use_http(door: Door) -> None:
+    client = tritonclient.http.InferenceServerClient(door.listen)
+    told = headers(door)
+    assert client.is_server_live(headers=told)
+    assert client.is_server_ready(headers=told)
+    assert client.is_model_ready("double", headers=told)
+    assert client.get_server_metadata(headers=told)["name"] == "basalt"
+    assert client.get_model_metadata("canary", headers=told)["versions"] == ["1", "2"]
+    for binary_in, binary_out, packed in ((True, True, None), (False, False, "gzip")):
+        tensor = tritonclient.http.InferInput("x", [2, 2], "FP32")
+        tensor.set_data_from_numpy(ROWS, binary_data=binary_in)
+        wanted = tritonclient.http.InferRequestedOutput("y", binary_data=binary_out)
+        answer = client.infer(
+            "double",
+            [tensor],
+            outputs=[wanted],
+            headers=dict(told),  # The client writes into it.
+            request_id="7",
+            request_compression_algorithm=packed,
+        )
+        assert np.array_equal(answer.as_numpy("y"), 2 * ROWS)
+        assert answer.get_response()["id"] == "7"
+        assert answer.get_response()["parameters"]["basalt_digest"] == digest(1)
+    default = client.infer("double", [tensor], headers=told)
+    assert np.array_equal(default.as_numpy("y"), 2 * ROWS)
+    with pytest.raises(InferenceServerException, match="not deployed"):
+        client.infer("double", [tensor], headers=headers(door, tenant="platform"))
+    client.close()
+
+
+async def test_the_grpc_client_of_triton_works_unchanged(shared_door: Door) -> None:
+    await asyncio.to_thread(use_grpc, shared_door)
+
+
+async def test_the_http_client_of_triton_works_unchanged(shared_door: Door) -> None:
+    await asyncio.to_thread(use_http, shared_door)
+
+
+async def ask(
+    door: Door,
+    verb: str,
+    path: str,
+    body: Any = None,
+    *,
+    token: str | None = "",
+    more: dict[str, str] | None = None,
+) -> tuple[int, Any, dict[str, str]]:
+    """Status, JSON and headers. An empty token stands for one that holds, None for none."""
+    told = dict(more or {})
+    if token is not None:
+        told["authorization"] = f"Bearer {token or door.token()}"
+    content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+
+    def now() -> tuple[int, Any, dict[str, str]]:
+        connection = http.client.HTTPConnection(door.listen, timeout=30)
+        connection.request(verb, path, content, told)
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        kept = {name.lower(): value for name, value in answer.getheaders()}
+        return answer.status, json.loads(text) if text else None, kept
+
+    return await on_thread(now)
+
+
+async def on_thread(work: Callable[[], T]) -> T:
+    return await asyncio.to_thread(work)
+
+
+def question(**fields: Any) -> dict[str, Any]:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": ROWS.tolist(), **fields}
+    return {"inputs": [{name: value for name, value in tensor.items() if value is not None}]}
+
+
+INFER = "/v2/models/double/infer"
+
+
+async def test_rest_answers_as_grpc_does(shared_door: Door) -> None:
+    for given in (question(), question(data=ROWS.reshape(-1).tolist())):
+        status, answer, told = await ask(shared_door, "POST", INFER, given)
+        assert status == 200
+        assert answer["model_name"] == "double"
+        assert answer["model_version"] == told["basalt-model-version"] == "1"
+        assert answer["parameters"]["basalt_digest"] == told["basalt-model-digest"] == digest(1)
+        assert answer["outputs"] == [
+            {"name": "y", "datatype": "FP32", "shape": [2, 2], "data": [2.0, 4.0, 6.0, 9.0]}
+        ]
+    path = "/v2/models/canary/versions/2/infer"
+    status, answer, _ = await ask(shared_door, "POST", path, question())
+    assert (status, answer["model_version"]) == (200, "2")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"no json", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "inputs"),
+        (question(data=None), "neither data nor"),
+        (question(data=["a", "b"]), "no FP32"),
+        (question(data=[[1], [2, 3]]), "no FP32"),
+        (question(datatype="FP31"), "FP31"),
+        (question(datatype="INT8", data=[1, 2, 3, 400]), "outside -128 to 127"),
+        (question(shape=[2, -2]), "no shape"),
+        (question(shape=[3, 2]), "needs 24 bytes"),
+        (question(data=None, parameters={"binary_data_size": 99}), "99"),
+        (question(parameters={"shared_memory_region": "r"}), "shared memory"),
+    ],
+)
+async def test_malformed_rest_requests_are_told_what_is_wrong(
+    shared_door: Door, body: Any, said: str
+) -> None:
+    status, answer, _ = await ask(shared_door, "POST", INFER, body)
+    assert status == 400
+    assert said in answer["error"]
+
+
+async def test_rest_refuses_as_grpc_does(shared_door: Door) -> None:
+    foreign, engineer = shared_door.token(tenant="platform"), shared_door.token(roles=["engineer"])
+    cases = [
+        (await ask(shared_door, "POST", INFER, question(), token=None), 401, "basalt login"),
+        (await ask(shared_door, "POST", INFER, question(), token="x.y.z"), 401, "basalt login"),
+        (await ask(shared_door, "POST", INFER, question(), token=engineer), 403, "application"),
+        (await ask(shared_door, "POST", INFER, question(), token=foreign), 404, "not deployed"),
+        (await ask(shared_door, "GET", "/v2/models/nope"), 404, "not deployed"),
+        (await ask(shared_door, "GET", "/v2/nope"), 404, "/v2/nope"),
+        (await ask(shared_door, "GET", "/elsewhere"), 404, "/elsewhere"),
+        (await ask(shared_door, "GET", INFER), 405, "GET"),
+    ]
+    for (status, answer, _), wanted, said in cases:
+        assert status == wanted, answer
+        assert said in answer["error"]
+
+
+async def test_a_bomb_of_compressed_zeros_is_refused(shared_door: Door) -> None:
+    bomb = gzip.compress(bytes(200 * 1024 * 1024), compresslevel=1)
+    more = {"content-encoding": "gzip"}
+    status, answer, _ = await ask(shared_door, "POST", INFER, bomb, more=more)
+    assert status == 429
+    assert "BODY_BYTES_MAX" in answer["error"] or "limit" in answer["error"]
+
+
+async def test_readiness_needs_no_token(shared_door: Door) -> None:
+    def now() -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(shared_door.listen, timeout=10)
+        connection.request("GET", "/ready")
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    assert await on_thread(now) == (200, b"open\n")

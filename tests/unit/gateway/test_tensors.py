@@ -1,0 +1,138 @@
+"""REST's tensors to messages and back; the refusals are in tests/contract/gateway."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.common.errors import BasaltError, InvalidInputError
+from libs.common.pb.inference import grpc_inference_service_pb2 as pb
+from services.gateway.inbound.tensors import DTYPES, Wanted, answer_of, request_of
+
+JSON_ONLY = Wanted(binary=False, names={})
+
+
+def body(**tensor: Any) -> bytes:
+    return json.dumps({"inputs": [{"name": "x", **tensor}]}).encode()
+
+
+@pytest.mark.parametrize("datatype", sorted(DTYPES))
+def test_every_datatype_comes_back_as_it_went(datatype: str) -> None:
+    values: list[Any] = [True, False, True] if datatype == "BOOL" else [1, 0, 7]
+    made, _ = request_of("m", "1", body(datatype=datatype, shape=[3, 1], data=values), None)
+    raw = made.raw_input_contents[0]
+    assert np.frombuffer(raw, DTYPES[datatype]).tolist() == values
+    answer = pb.ModelInferResponse(model_name="m", raw_output_contents=[raw])
+    answer.outputs.add(name="y", datatype=datatype, shape=[3, 1])
+    content, header_bytes = answer_of(answer, JSON_ONLY)
+    assert header_bytes is None
+    assert json.loads(content)["outputs"][0]["data"] == values
+
+
+def test_text_is_bytes_with_their_length() -> None:
+    made, _ = request_of("m", "", body(datatype="BYTES", shape=[2], data=["ä", ""]), None)
+    raw = made.raw_input_contents[0]
+    assert raw == b"\x02\0\0\0\xc3\xa4\0\0\0\0"
+    answer = pb.ModelInferResponse(raw_output_contents=[raw])
+    answer.outputs.add(name="y", datatype="BYTES", shape=[2])
+    content, _ = answer_of(answer, JSON_ONLY)
+    assert json.loads(content)["outputs"][0]["data"] == ["ä", ""]
+
+
+def test_numbers_that_json_does_not_know_become_null() -> None:
+    raw = np.array([np.nan, np.inf, 1], np.float32).tobytes()
+    answer = pb.ModelInferResponse(raw_output_contents=[raw])
+    answer.outputs.add(name="y", datatype="FP32", shape=[3])
+    content, _ = answer_of(answer, JSON_ONLY)
+    assert json.loads(content)["outputs"][0]["data"] == [None, None, 1.0]
+
+
+def test_binary_tensors_lie_behind_the_header_in_their_order() -> None:
+    inputs = [
+        {
+            "name": name,
+            "datatype": "INT8",
+            "shape": [size],
+            "parameters": {"binary_data_size": size},
+        }
+        for name, size in (("a", 2), ("b", 3))
+    ]
+    asked = {
+        "inputs": inputs,
+        "outputs": [{"name": "y", "parameters": {"binary_data": True}}, {"name": "z"}],
+        "parameters": {"priority": 3, "why": "test"},
+    }
+    header = json.dumps(asked).encode()
+    made, wanted = request_of("m", "", header + b"\x01\x02\x03\x04\x05", len(header))
+    assert list(made.raw_input_contents) == [b"\x01\x02", b"\x03\x04\x05"]
+    # What is said of the form is not for Triton: such requests may be merged with others.
+    assert not made.inputs[0].parameters
+    assert not made.outputs[0].parameters
+    assert made.parameters["priority"].int64_param == 3
+    assert wanted.is_binary("y")
+    assert not wanted.is_binary("z")
+
+    answer = pb.ModelInferResponse(raw_output_contents=[b"\x07", b"\x08"])
+    answer.outputs.add(name="y", datatype="INT8", shape=[1])
+    answer.outputs.add(name="z", datatype="INT8", shape=[1])
+    content, header_bytes = answer_of(answer, wanted)
+    assert header_bytes is not None
+    shown = json.loads(content[:header_bytes])["outputs"]
+    assert shown[0]["parameters"] == {"binary_data_size": 1}
+    assert shown[1]["data"] == [8]
+    assert content[header_bytes:] == b"\x07"
+
+
+@pytest.mark.parametrize(("length", "extra"), [(0, b""), (10_000, b""), (None, b"")])
+def test_a_header_length_that_cannot_be_is_refused(length: int | None, extra: bytes) -> None:
+    with pytest.raises(InvalidInputError):
+        request_of("m", "", b"" if length is None else b"{}" + extra, length)
+
+
+@given(st.binary(max_size=200), st.none() | st.integers(0, 300))
+def test_no_bytes_do_anything_but_be_refused(content: bytes, length: int | None) -> None:
+    try:
+        request_of("m", "", content, length)
+    except BasaltError:
+        return
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "shape", "datatype", "data", "parameters", "inputs"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "inputs": st.lists(
+                st.fixed_dictionaries(
+                    {
+                        "name": st.just("x") | json_values,
+                        "datatype": st.sampled_from([*DTYPES, "BYTES", "BF16"]) | json_values,
+                        "shape": st.just([2]) | json_values,
+                        "data": json_values,
+                    }
+                )
+            )
+        },
+        optional={"outputs": json_values, "parameters": json_values, "id": json_values},
+    )
+)
+def test_no_json_does_anything_but_be_taken_or_refused(content: Any) -> None:
+    try:
+        request_of("m", "", json.dumps(content).encode(), None)
+    except BasaltError:
+        return
