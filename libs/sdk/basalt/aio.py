@@ -1,0 +1,372 @@
+"""The asynchronous client; `basalt.client` has the same for ordinary code."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+
+from basalt import session
+from basalt.credentials import Credentials, Renewed
+from basalt.errors import (
+    BasaltError,
+    ClosedError,
+    InvalidInputError,
+    UnreachableError,
+    from_rpc,
+)
+from basalt.model import AsyncModel
+from basalt.pb.basalt.v1 import security_pb2, trainer_pb2
+from basalt.pb.basalt.v1.gateway_pb2_grpc import GatewayServiceStub
+from basalt.pb.basalt.v1.inference_pb2_grpc import DeploymentServiceStub, ModelServiceStub
+from basalt.pb.basalt.v1.ingest_pb2_grpc import IngestServiceStub
+from basalt.pb.basalt.v1.monitoring_pb2_grpc import MonitoringServiceStub
+from basalt.pb.basalt.v1.security_pb2_grpc import (
+    AuditServiceStub,
+    IdentityServiceStub,
+    SigningServiceStub,
+)
+from basalt.pb.basalt.v1.trainer_pb2_grpc import TrainerServiceStub
+from basalt.pb.inference.grpc_inference_service_pb2_grpc import GRPCInferenceServiceStub
+from basalt.rows import Rows
+
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+TIMEOUT_S = 30.0
+SEND_TIMEOUT_S = 600.0
+RETRY_S = 0.1
+RETRY_S_MAX = 2.0
+RENEW_S_MAX = 5.0
+
+JOB_ENDS = frozenset(
+    {
+        trainer_pb2.JOB_STATE_COMPLETED,
+        trainer_pb2.JOB_STATE_FAILED,
+        trainer_pb2.JOB_STATE_CANCELLED,
+    }
+)
+
+
+def connect_async(
+    endpoint: str | None = None,
+    *,
+    token: str | None = None,
+    tls_ca: Path | str | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> AsyncClient:
+    """A client of the platform at `endpoint` (host:port); use it with `async with`.
+
+    `token` is a login's token or an API key, `tls_ca` the authority's PEM file when the door has
+    TLS. They default to BASALT_ENDPOINT, BASALT_TOKEN and BASALT_TLS_CA, then to the last
+    `basalt login`. A login's token is renewed while the client is used.
+    """
+    return AsyncClient(endpoint, token=token, tls_ca=tls_ca, timeout_s=timeout_s)
+
+
+class AsyncClient:
+    """`timeout_s` bounds each call with all its retries.
+
+    Where nobody answers at the address, a call gives up after `unreachable_s` already; None: after
+    `timeout_s` as well, so that a platform may restart meanwhile.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        token: str | None = None,
+        tls_ca: Path | str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        unreachable_s: float | None = None,
+    ) -> None:
+        target = session.target(endpoint, token, tls_ca)
+        self.endpoint = _checked(target.endpoint)
+        self.timeout_s = timeout_s
+        self.unreachable_s = timeout_s if unreachable_s is None else unreachable_s
+        self._credentials = Credentials(target)
+        self._channel = _channel(self.endpoint, target.tls_ca)
+        self._closed = False
+        self.ingest = IngestServiceStub(self._channel)
+        self.trainer = TrainerServiceStub(self._channel)
+        self.models = ModelServiceStub(self._channel)
+        self.deployments = DeploymentServiceStub(self._channel)
+        self.gateway = GatewayServiceStub(self._channel)
+        self.monitoring = MonitoringServiceStub(self._channel)
+        self.identity = IdentityServiceStub(self._channel)
+        self.signing = SigningServiceStub(self._channel)
+        self.audit = AuditServiceStub(self._channel)
+        self.inference = GRPCInferenceServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends what is under way. Repeatable."""
+        self._closed = True
+        await self._channel.close(None)
+
+    # Any call of the platform.
+
+    async def call(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        *,
+        timeout_s: float | None = None,
+        traceparent: str = "",
+        patient: bool = True,
+    ) -> Any:
+        """A unary call such as `client.call(client.ingest.SealDataset, request)`, with retries.
+
+        What may pass later is tried again until the time is over; a call that is not `patient`
+        bears only that nobody can be reached, not a limit. Each try carries the same idempotency
+        key, so that one that had its effect unseen is not done twice. `traceparent` (W3C) makes
+        the call part of the caller's own trace.
+        """
+        given_s = self.timeout_s if timeout_s is None else timeout_s
+        began = time.monotonic()
+        more = {"idempotency-key": uuid4().hex}
+        if traceparent:
+            more["traceparent"] = traceparent
+        metadata = await self._metadata(more)
+        pause_s = RETRY_S
+        earlier: BasaltError | None = None
+        while True:
+            left_s = max(began + given_s - time.monotonic(), 0.001)
+            try:
+                return await self._unary(method, request, metadata, left_s)
+            except BasaltError as failure:
+                waited_s = time.monotonic() + pause_s - began
+                unreachable = isinstance(failure, UnreachableError)
+                bearable = patient or failure.code == "UNAVAILABLE"
+                patience_s = min(self.unreachable_s, given_s) if unreachable else given_s
+                if not failure.retryable or not bearable or waited_s > patience_s:
+                    # That time ran out says less than what kept the tries before from passing.
+                    ran_out = failure.code == "DEADLINE_EXCEEDED" and earlier is not None
+                    raise (earlier if ran_out and earlier else failure) from failure.__cause__
+                earlier = failure
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - a pause.
+            pause_s = min(pause_s * 2, RETRY_S_MAX)
+
+    async def _unary(
+        self, method: Callable[..., Any], request: Any, metadata: Any, timeout_s: float
+    ) -> Any:
+        self._refuse_closed()
+        try:
+            return await method(request, metadata=metadata, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from error
+        except asyncio.CancelledError:
+            # Closing the client ends its calls; a caller's own cancellation goes on as one.
+            self._refuse_closed()
+            raise
+
+    async def stream(self, method: Callable[..., Any], request: Any) -> AsyncGenerator[Any, None]:
+        """The answers of a streaming call, one by one. Leaving the loop ends the call."""
+        metadata = await self._metadata()
+        self._refuse_closed()
+        call = method(request, metadata=metadata)
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from error
+        except asyncio.CancelledError:
+            self._refuse_closed()
+            raise
+        finally:
+            call.cancel()
+
+    async def send(
+        self,
+        method: Callable[..., Any],
+        requests: AsyncIterable[Any],
+        *,
+        timeout_s: float = SEND_TIMEOUT_S,
+    ) -> Any:
+        """A call to which a stream of messages is sent; what `requests` raises ends it."""
+        metadata = await self._metadata({"idempotency-key": uuid4().hex})
+        self._refuse_closed()
+        raised: list[Exception] = []
+
+        async def each() -> AsyncIterator[Any]:
+            try:
+                async for request in requests:
+                    yield request
+            except Exception as error:
+                raised.append(error)
+                call.cancel()
+
+        call = method(each(), metadata=metadata, timeout=timeout_s)
+        try:
+            return await call
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            if raised:
+                raise raised[0] from None
+            if isinstance(error, grpc.aio.AioRpcError):
+                raise self._failure(error) from error
+            self._refuse_closed()
+            raise
+
+    async def _metadata(self, more: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+        self._refuse_closed()
+        token = await self._credentials.current(self._renew)
+        identity = {"authorization": f"Bearer {token}"} if token else {}
+        return list((identity | dict(more or {})).items())
+
+    async def _renew(self, token: str) -> Renewed:
+        metadata = [("authorization", f"Bearer {token}")]
+        request = security_pb2.RenewTokenRequest()
+        answer = await self._unary(self.identity.RenewToken, request, metadata, RENEW_S_MAX)
+        return Renewed(
+            answer.token, answer.expires_at.ToSeconds(), answer.login_ends_at.ToSeconds()
+        )
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> BasaltError:
+        return ClosedError() if self._closed else from_rpc(error, self.endpoint)
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ClosedError
+
+    # What people come for.
+
+    async def fit(
+        self,
+        pipeline: str,
+        *,
+        dataset: str = "",
+        dataset_version: int = 0,
+        parameters: Mapping[str, str] | None = None,
+        on_progress: Callable[[trainer_pb2.Job], object] | None = None,
+    ) -> trainer_pb2.Job:
+        """Trains by a pipeline of the platform; returns when the candidate is there.
+
+        Raises BasaltError with the job's reason when it fails or is cancelled.
+        """
+        request = trainer_pb2.RunPipelineRequest(
+            pipeline=pipeline,
+            dataset=dataset,
+            dataset_version=dataset_version,
+            idempotency_key=uuid4().hex,
+            parameters=dict(parameters or {}),
+        )
+        job = (await self.call(self.trainer.RunPipeline, request)).job
+        return await self.wait_for_job(job.id, on_progress=on_progress)
+
+    async def wait_for_job(
+        self, job_id: str, *, on_progress: Callable[[trainer_pb2.Job], object] | None = None
+    ) -> trainer_pb2.Job:
+        """Follows a job to its end, through restarts of the platform."""
+        while True:
+            # Asking waits until somebody answers, where a watch would break.
+            request = trainer_pb2.GetJobRequest(id=job_id)
+            job = (await self.call(self.trainer.GetJob, request)).job
+            if on_progress is not None:
+                on_progress(job)
+            if job.state not in JOB_ENDS:
+                job = await self._watch(job, on_progress)
+            if job.state in JOB_ENDS:
+                return _completed(job)
+            await asyncio.sleep(RETRY_S)
+
+    async def _watch(
+        self, job: trainer_pb2.Job, on_progress: Callable[[trainer_pb2.Job], object] | None
+    ) -> trainer_pb2.Job:
+        """The job as it was last seen, at its end or when the watch broke."""
+        request = trainer_pb2.WatchJobRequest(id=job.id)
+        try:
+            async with aclosing(self.stream(self.trainer.WatchJob, request)) as watch:
+                async for answer in watch:
+                    job = answer.job
+                    if on_progress is not None:
+                        on_progress(job)
+        except BasaltError as error:
+            if not error.retryable:
+                raise
+        return job
+
+    def load_model(self, name: str, *, version: int | str = "") -> AsyncModel:
+        """A deployed model. Without `version` the deployment decides: canary weights and all."""
+        return AsyncModel(self, name, version)
+
+    async def evaluate(self, model: str, rows: Rows, labels: Sequence[Any]) -> Mapping[str, float]:
+        """How well a deployed model does on rows whose labels are known."""
+        answered = await self.load_model(model).predict(rows)
+        if len(labels) != len(answered):
+            raise InvalidInputError(
+                f"There are {len(labels)} labels for {len(answered)} rows.",
+                which="labels",
+                next_step="Give one label a row.",
+            )
+        right = sum(str(a) == str(b) for a, b in zip(answered.labels, labels, strict=True))
+        return {"accuracy": right / len(labels), "rows": float(len(labels))}
+
+
+def _completed(job: trainer_pb2.Job) -> trainer_pb2.Job:
+    if job.state == trainer_pb2.JOB_STATE_COMPLETED:
+        return job
+    ended = trainer_pb2.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
+    raise BasaltError(
+        f"The job {job.id} {'was ' if ended == 'cancelled' else ''}{ended}: {job.failure}",
+        code="FAILED_PRECONDITION",
+        which=job.id,
+        next_step=f"Its log: `basalt train log {job.id}`.",
+    )
+
+
+def _checked(endpoint: str) -> str:
+    """An address as gRPC takes it. Raises InvalidInputError for what is none, such as a URL."""
+    host, colon, port = endpoint.rpartition(":")
+    if endpoint.startswith("unix:") or (host and colon and port.isdecimal() and "/" not in host):
+        return endpoint
+    raise InvalidInputError(
+        f"{endpoint!r} is no address of a platform.",
+        which="endpoint",
+        next_step=f"Write host:port, such as {session.DEFAULT_ENDPOINT}.",
+    )
+
+
+def _channel(endpoint: str, tls_ca: str) -> grpc.aio.Channel:
+    options = [
+        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        # A channel of its own: another client's broken connection is not ours.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    if not tls_ca:
+        return grpc.aio.insecure_channel(endpoint, options)
+    try:
+        authority = Path(tls_ca).read_bytes()
+    except OSError as error:
+        raise InvalidInputError(
+            f"The authority's certificate {tls_ca} cannot be read: {error.strerror}.",
+            which="tls_ca",
+            next_step="Give the PEM file of the authority that the door's certificate is from.",
+        ) from error
+    return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(authority), options)

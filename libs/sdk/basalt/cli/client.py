@@ -1,0 +1,74 @@
+"""The client of the command line: connected with the last login, or as the environment says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from basalt import session
+from basalt.cli import local
+from basalt.client import Client
+from basalt.errors import BasaltError
+from basalt.pb.basalt.v1 import common_pb2
+
+PAGE_ROWS = 100
+# Somebody waits at a terminal: less patience than a program has.
+TIMEOUT_S = 15.0
+# Where nobody answers, waiting helps only while the platform is starting.
+UNREACHABLE_S = 1.0
+
+
+@contextmanager
+def platform() -> Iterator[Client]:
+    """Raises BasaltError, saying to log in, when nobody is logged in any more."""
+    target = session.target()
+    if not target.token:
+        raise _not_logged_in(target.endpoint)
+    try:
+        with connected() as client:
+            yield client
+    except BasaltError as error:
+        if error.code == "UNAUTHENTICATED" and target.login is not None:
+            raise _login_over(target.login, error) from error
+        raise
+
+
+def connected(endpoint: str | None = None, **given: Any) -> Client:
+    """A client that waits for a platform which is starting on this machine, and for no other."""
+    where = session.target(endpoint).endpoint
+    starting = local.is_here(where) and local.supervised()
+    unreachable_s = TIMEOUT_S if starting else UNREACHABLE_S
+    return Client(endpoint, timeout_s=TIMEOUT_S, unreachable_s=unreachable_s, **given)
+
+
+def _not_logged_in(endpoint: str) -> BasaltError:
+    elsewhere = session.load()
+    if elsewhere is None:
+        what = "You are not logged in."
+    else:
+        what = f"You are logged in at {elsewhere.endpoint}, not at {endpoint}."
+    return BasaltError(
+        what, code="UNAUTHENTICATED", which=endpoint, next_step="Run `basalt login`."
+    )
+
+
+def _login_over(login: session.Session, error: BasaltError) -> BasaltError:
+    what = f"The login of {login.name} has expired." if login.expired else error.what
+    return BasaltError(
+        what, code=error.code, which=login.name, next_step="Run `basalt login` again."
+    )
+
+
+def pages(client: Client, method: Any, request: Any, field: str, limit: int) -> list[Any]:
+    """The items of a paged listing, up to `limit` of them."""
+    token, found = "", []
+    while len(found) < limit:
+        size = min(PAGE_ROWS, limit - len(found))
+        request.page.CopyFrom(common_pb2.PageRequest(size=size, token=token))
+        answer = client.call(method, request)
+        found += getattr(answer, field)
+        token = answer.next_page_token
+        if not token:
+            break
+    return found[:limit]

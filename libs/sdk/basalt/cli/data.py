@@ -1,0 +1,380 @@
+"""`source`, `data`, `quarantine`: from upstream records to dataset versions."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+from uuid import uuid4
+
+import typer
+from rich.progress import Progress
+
+from basalt.cli.client import pages, platform
+from basalt.cli.output import (
+    Json,
+    Limit,
+    as_json,
+    console,
+    fields,
+    plain,
+    read_text,
+    short,
+    table,
+    told,
+    when,
+    word,
+)
+from basalt.errors import InvalidInputError
+from basalt.pb.basalt.v1 import ingest_pb2 as pb
+
+PART_BYTES = 512 * 1024
+FORMATS = {
+    ".csv": pb.FILE_FORMAT_CSV,
+    ".jsonl": pb.FILE_FORMAT_JSON_LINES,
+    ".ndjson": pb.FILE_FORMAT_JSON_LINES,
+    ".parquet": pb.FILE_FORMAT_PARQUET,
+}
+sources = typer.Typer(help="Upstream systems and their data contracts.", no_args_is_help=True)
+datasets = typer.Typer(help="Datasets and their versions.", no_args_is_help=True)
+quarantine = typer.Typer(help="Records that broke their contract.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(sources, name="source")
+    app.add_typer(datasets, name="data")
+    app.add_typer(quarantine, name="quarantine")
+
+
+@sources.command("put")
+def put_source(
+    name: str,
+    contract: Annotated[Path, typer.Argument(help="The data contract, YAML.")],
+    json: Json = False,
+) -> None:
+    """Create or change a source.
+
+    Example: basalt source put patients patients.yaml
+    """
+    with platform() as client:
+        answer = client.call(
+            client.ingest.PutSource,
+            pb.PutSourceRequest(name=name, contract_yaml=read_text(contract)),
+        )
+    revision, topic = answer.source.revision, answer.source.topic
+    told(answer, json, f"Revision {revision} of {name}; publish records to {topic}.")
+
+
+@sources.command("list")
+def list_sources(limit: Limit = 100, json: Json = False) -> None:
+    """List the sources.
+
+    Example: basalt source list
+    """
+    with platform() as client:
+        found = pages(client, client.ingest.ListSources, pb.ListSourcesRequest(), "sources", limit)
+    if json:
+        as_json(found)
+        return
+    table(
+        "Sources",
+        ("name", "topic", "accepted", "quarantined", "duplicates", "revision"),
+        (
+            (
+                each.name,
+                each.topic,
+                each.records_accepted,
+                each.records_quarantined,
+                each.records_duplicate,
+                each.revision,
+            )
+            for each in found
+        ),
+    )
+
+
+@sources.command("show")
+def show_source(name: str, json: Json = False) -> None:
+    """Show a source and its contract.
+
+    Example: basalt source show patients
+    """
+    with platform() as client:
+        source = client.call(client.ingest.GetSource, pb.GetSourceRequest(name=name)).source
+    if json:
+        as_json(source)
+        return
+    fields(
+        source.name,
+        (
+            ("topic", source.topic),
+            ("accepted", source.records_accepted),
+            ("quarantined", source.records_quarantined),
+            ("changed", f"{when(source.changed.at)} by {source.changed.by}"),
+        ),
+    )
+    console.print(plain(source.contract_yaml), soft_wrap=True)
+
+
+@datasets.command("upload")
+def upload(
+    source: str,
+    file: Annotated[Path, typer.Argument(help="CSV, JSON lines (.jsonl) or Parquet.")],
+    json: Json = False,
+) -> None:
+    """Upload a file of records; the same file counts once.
+
+    Example: basalt data upload p p.csv
+    """
+    kind = FORMATS.get(file.suffix.lower())
+    if kind is None:
+        raise InvalidInputError(
+            f"{file.name} is of no known format.",
+            which=str(file),
+            next_step=f"Use one of {', '.join(FORMATS)}.",
+        )
+    with file.open("rb") as opened:
+        key = hashlib.file_digest(opened, "sha256").hexdigest()
+    with platform() as client, _uploading(json) as progress:
+        task = progress.add_task(f"Uploading {file.name}", total=file.stat().st_size)
+
+        def parts() -> Iterator[pb.UploadFileRequest]:
+            yield pb.UploadFileRequest(source=source, idempotency_key=key, format=kind)
+            with file.open("rb") as opened:
+                while part := opened.read(PART_BYTES):
+                    progress.advance(task, len(part))
+                    yield pb.UploadFileRequest(part=part)
+
+        summary = client.send(client.ingest.UploadFile, parts()).summary
+    if summary.repeated_upload:
+        told(summary, json, f"{file.name} was here before; nothing was added.")
+    else:
+        accepted = f"{summary.accepted} records accepted"
+        told(summary, json, f"{accepted}, {summary.quarantined} in quarantine.")
+
+
+def _uploading(quiet: bool) -> Progress:
+    return Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
+
+
+@datasets.command("seal")
+def seal(dataset: str, json: Json = False) -> None:
+    """Make what came in into the next version.
+
+    Example: basalt data seal patients
+    """
+    with platform() as client:
+        answer = client.call(
+            client.ingest.SealDataset,
+            pb.SealDatasetRequest(dataset=dataset, idempotency_key=uuid4().hex),
+        )
+    version = f"{dataset} version {answer.version.version}"
+    if answer.created:
+        told(answer, json, f"{version}: {answer.version.row_count} rows.")
+    else:
+        told(answer, json, f"Nothing new since {version}.")
+
+
+@datasets.command("list")
+def list_datasets(limit: Limit = 100, json: Json = False) -> None:
+    """List the datasets.
+
+    Example: basalt data list
+    """
+    with platform() as client:
+        found = pages(
+            client, client.ingest.ListDatasets, pb.ListDatasetsRequest(), "datasets", limit
+        )
+    if json:
+        as_json(found)
+        return
+    table(
+        "Datasets",
+        ("name", "latest version", "rows", "not yet sealed", "changed"),
+        (
+            (d.name, d.latest_version, d.row_count, d.records_unsealed, when(d.changed_at))
+            for d in found
+        ),
+    )
+
+
+@datasets.command("versions")
+def list_versions(dataset: str, limit: Limit = 100, json: Json = False) -> None:
+    """List a dataset's versions.
+
+    Example: basalt data versions patients
+    """
+    request = pb.ListDatasetVersionsRequest(dataset=dataset)
+    with platform() as client:
+        found = pages(client, client.ingest.ListDatasetVersions, request, "versions", limit)
+    if json:
+        as_json(found)
+        return
+    table(
+        f"Versions of {dataset}",
+        ("version", "rows", "duplicates dropped", "in quarantine", "manifest", "sealed", "by"),
+        (
+            (
+                v.version,
+                v.row_count,
+                v.duplicates_dropped,
+                v.quarantined,
+                short(v.manifest_sha256),
+                when(v.sealed.at),
+                v.sealed.by,
+            )
+            for v in found
+        ),
+    )
+
+
+@datasets.command("show")
+def show_version(
+    dataset: str,
+    version: Annotated[int, typer.Option(help="0: the latest.")] = 0,
+    json: Json = False,
+) -> None:
+    """Show a version's columns and statistics.
+
+    Example: basalt data show patients --version 1
+    """
+    request = pb.GetDatasetVersionRequest(dataset=dataset, version=version)
+    with platform() as client:
+        found = client.call(client.ingest.GetDatasetVersion, request).version
+    if json:
+        as_json(found)
+        return
+    fields(
+        f"{dataset} version {found.version}",
+        (
+            ("manifest", found.manifest_sha256),
+            ("rows", found.row_count),
+            ("parents", ", ".join(short(parent) for parent in found.parents)),
+            ("sealed", f"{when(found.sealed.at)} by {found.sealed.by}"),
+            ("trace", found.trace_id),
+        ),
+    )
+    table(
+        "Columns",
+        ("name", "type", "unit", "nulls", "minimum", "mean", "maximum"),
+        (
+            (
+                c.name,
+                c.type,
+                c.unit,
+                c.null_count,
+                f"{c.minimum:.4g}",
+                f"{c.mean:.4g}",
+                f"{c.maximum:.4g}",
+            )
+            for c in found.columns
+        ),
+    )
+
+
+@datasets.command("read")
+def read_dataset(
+    dataset: str,
+    to: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    version: Annotated[int, typer.Option(help="0: the latest.")] = 0,
+    json: Json = False,
+) -> None:
+    """Write a version's rows to a Parquet file.
+
+    Example: basalt data read patients p.parquet
+    """
+    request = pb.ReadDatasetRequest(dataset=dataset, version=version)
+    partial = to.with_name(to.name + ".partial")
+    try:
+        with platform() as client, partial.open("wb") as file:
+            for answer in client.stream(client.ingest.ReadDataset, request):
+                file.write(answer.part)
+        partial.replace(to)
+    finally:
+        partial.unlink(missing_ok=True)
+    told({"file": str(to), "bytes": to.stat().st_size}, json, f"{to} is written.")
+
+
+@quarantine.command("list")
+def list_quarantine(
+    source: Annotated[str, typer.Option(help="Of one source only.")] = "",
+    limit: Limit = 100,
+    json: Json = False,
+) -> None:
+    """List records that broke their contract.
+
+    Example: basalt quarantine list
+    """
+    request = pb.ListQuarantineRequest(source=source)
+    with platform() as client:
+        found = pages(client, client.ingest.ListQuarantine, request, "records", limit)
+    if json:
+        as_json(found)
+        return
+    table(
+        "Quarantine",
+        ("id", "source", "state", "reason", "what is wrong", "origin"),
+        (
+            (r.id, r.source, word(pb.QuarantineState, r.state), r.reason, r.detail, r.origin)
+            for r in found
+        ),
+    )
+
+
+@quarantine.command("show")
+def show_quarantined(record: str, json: Json = False) -> None:
+    """Show a record as it came.
+
+    Example: basalt quarantine show ID
+    """
+    with platform() as client:
+        found = client.call(
+            client.ingest.GetQuarantined, pb.GetQuarantinedRequest(id=record)
+        ).record
+    if json:
+        as_json(found)
+        return
+    fields(
+        found.id,
+        (
+            ("source", found.source),
+            ("state", word(pb.QuarantineState, found.state)),
+            ("reason", found.reason),
+            ("what is wrong", found.detail),
+            ("origin", found.origin),
+        ),
+    )
+    console.print(plain(found.body.decode(errors="replace")), soft_wrap=True)
+
+
+@quarantine.command("mend")
+def mend(
+    record: str,
+    body: Annotated[Path, typer.Argument(help="The corrected record, JSON; - for standard input.")],
+    json: Json = False,
+) -> None:
+    """Give a record a corrected body.
+
+    Example: basalt quarantine mend ID mended.json
+    """
+    content = sys.stdin.buffer.read() if str(body) == "-" else body.read_bytes()
+    with platform() as client:
+        answer = client.call(
+            client.ingest.MendQuarantined, pb.MendQuarantinedRequest(id=record, body=content)
+        )
+    told(answer, json, f"{record} is mended. Next: `basalt quarantine replay {record}`")
+
+
+@quarantine.command("replay")
+def replay(record: str, json: Json = False) -> None:
+    """Send a mended record in again.
+
+    Example: basalt quarantine replay ID
+    """
+    with platform() as client:
+        answer = client.call(
+            client.ingest.ReplayQuarantined, pb.ReplayQuarantinedRequest(id=record)
+        )
+    told(answer, json, f"{record} is sent in again; the next version holds it.")

@@ -1,0 +1,209 @@
+"""How the command line speaks: tables for people, JSON for programs, errors that say what next.
+
+What comes from the platform is shown as it is: never as markup, never as a terminal's commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from basalt.errors import InvalidInputError
+
+DIGEST_CHARACTERS = 12
+# A line that a program reads is never broken.
+PIPE_COLUMNS = 100_000
+# Line feeds and tabs may stay; the rest of C0, DEL and C1 could command a terminal.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+COMMAND = re.compile(r"`[^`\n]+`")
+
+
+def _console(*, stderr: bool = False) -> Console:
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = PIPE_COLUMNS
+    return made
+
+
+console = _console()
+errors = _console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Limit = Annotated[int, typer.Option(help="How many to list at the most.", min=1)]
+
+Cell = object  # Shown as text; a rich Text keeps its style.
+
+
+def plain(value: Cell) -> str:
+    """The value as text without control characters; those are written as \\x1b."""
+    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
+
+
+def text(value: Cell) -> Text:
+    return value if isinstance(value, Text) else Text(plain(value))
+
+
+def mark(holds: bool) -> Text:
+    return Text("✓", style="green") if holds else Text("✗", style="red")
+
+
+def _sentence(words: str) -> Text:
+    """A message of ours, in which `commands` stand out."""
+    shown = Text(plain(words))
+    shown.highlight_regex(COMMAND, "bold")
+    return shown
+
+
+def complain(what: str, next_step: str) -> None:
+    errors.print(Text.assemble(("Error: ", "bold red"), _sentence(what)), soft_wrap=True)
+    if next_step:
+        errors.print(Text.assemble(("Next: ", "bold"), _sentence(next_step)), soft_wrap=True)
+
+
+def done(message: str) -> None:
+    console.print(Text.assemble(("✓ ", "green"), _sentence(message)), soft_wrap=True)
+
+
+def say(message: str) -> None:
+    console.print(_sentence(message), soft_wrap=True)
+
+
+def told(answer: Message | Mapping[str, Any], as_program: bool, message: str) -> None:
+    """What a command did: the answer for programs, a sentence for people."""
+    if as_program:
+        as_json(answer)
+    else:
+        done(message)
+
+
+def as_json(answer: Message | Mapping[str, Any] | Iterable[Message]) -> None:
+    """One JSON value: an object, or an array of them. Bytes are base64, as protobuf's JSON says."""
+    if isinstance(answer, Message):
+        value: Any = _plain(answer)
+    elif isinstance(answer, Mapping):
+        value = answer
+    else:
+        value = [_plain(each) for each in answer]
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """A table; a title alone when there is nothing to list.
+
+    Where a terminal is too narrow for the longest words, each row becomes a list of its fields.
+    """
+    cells = [[text(cell) for cell in row] for row in rows]
+    if not cells:
+        say(f"{title}: none.")
+        return
+    if not console.is_terminal:
+        _lines([[Text(column) for column in columns], *cells])
+        return
+    shown = Table(
+        title=text(title),
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column, below in zip(columns, zip(*cells, strict=True), strict=True):
+        words = f"{column} {' '.join(cell.plain for cell in below)}".split()
+        shown.add_column(column, overflow="fold", min_width=max(map(cell_len, words), default=1))
+    for row in cells:
+        shown.add_row(*row)
+    roomy = console.options.update(width=PIPE_COLUMNS)
+    if Measurement.get(console, roomy, shown).minimum <= console.width:
+        console.print(shown)
+    else:
+        for number, row in enumerate(cells, 1):
+            fields(f"{title}, {number} of {len(cells)}", zip(columns, row, strict=True))
+
+
+def fields(title: str, values: Iterable[tuple[str, Cell]]) -> None:
+    """Names and values, one a line, under a title; what is empty is left out."""
+    cells = [(name, text("" if value is None else value)) for name, value in values]
+    known = [[Text(name), value] for name, value in cells if value.plain]
+    console.print(Text(plain(title), style="bold"))
+    if not console.is_terminal:
+        _lines(known)
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for row in known:
+        grid.add_row(*row)
+    console.print(grid)
+
+
+def _lines(rows: Sequence[Sequence[Text]]) -> None:
+    """For programs: a line a row, cells in columns that are two blanks apart."""
+    written = [[cell.plain.replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*written, strict=True)]
+    for row in written:
+        padded = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        )
+        console.print("  ".join(padded).rstrip(), soft_wrap=True)
+
+
+def when(stamp: Any) -> str:
+    """A protobuf timestamp in the reader's own time zone; "" when it is unset."""
+    if stamp is None or (stamp.seconds == 0 and stamp.nanos == 0):
+        return ""
+    return stamp.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def timestamp(text: str) -> datetime:
+    """ISO 8601; without a time zone it is the reader's own. Raises BadParameter."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(f"{text!r} is no time: write it like 2026-03-01T14:30.") from error
+
+
+def word(enum: Any, value: int) -> str:
+    """JOB_STATE_RUNNING as "running"; a value that this client does not know as its number."""
+    try:
+        name: str = enum.Name(value)
+    except ValueError:
+        return str(value)
+    prefix = enum.DESCRIPTOR.values[0].name.removesuffix("UNSPECIFIED")
+    return name.removeprefix(prefix).lower().replace("_", " ")
+
+
+def short(digest: str) -> str:
+    return digest[:DIGEST_CHARACTERS]
+
+
+def read_text(path: Path) -> str:
+    """A file that people write. Raises InvalidInputError when it cannot be read as text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{path} is no text in UTF-8.",
+            which=str(path),
+            next_step="Name another file, or save this one as UTF-8.",
+        ) from error

@@ -1,0 +1,224 @@
+"""`train`: pipelines and the jobs that run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from basalt.cli.client import pages, platform
+from basalt.cli.output import (
+    Json,
+    Limit,
+    as_json,
+    console,
+    done,
+    fields,
+    plain,
+    read_text,
+    table,
+    told,
+    when,
+    word,
+)
+from basalt.errors import InvalidInputError
+from basalt.pb.basalt.v1 import trainer_pb2 as pb
+
+train = typer.Typer(help="Pipelines and training jobs.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(train, name="train")
+
+
+@train.command("put")
+def put_pipeline(
+    definition: Annotated[Path, typer.Argument(help="The pipeline, YAML.")], json: Json = False
+) -> None:
+    """Create or change a pipeline.
+
+    Example: basalt train put tumour.yaml
+    """
+    with platform() as client:
+        pipeline = client.call(
+            client.trainer.PutPipeline,
+            pb.PutPipelineRequest(definition_yaml=read_text(definition)),
+        ).pipeline
+    leads = f"{pipeline.dataset} → {pipeline.model}"
+    told(pipeline, json, f"Revision {pipeline.revision} of {pipeline.name}: {leads}.")
+
+
+@train.command("pipelines")
+def list_pipelines(limit: Limit = 100, json: Json = False) -> None:
+    """List the pipelines.
+
+    Example: basalt train pipelines
+    """
+    with platform() as client:
+        found = pages(
+            client, client.trainer.ListPipelines, pb.ListPipelinesRequest(), "pipelines", limit
+        )
+    if json:
+        as_json(found)
+        return
+    table(
+        "Pipelines",
+        ("name", "dataset", "model", "revision", "changed", "by"),
+        ((p.name, p.dataset, p.model, p.revision, when(p.changed.at), p.changed.by) for p in found),
+    )
+
+
+@train.command("run")
+def run_pipeline(
+    pipeline: str,
+    dataset: Annotated[str, typer.Option(help="Another dataset than the pipeline's.")] = "",
+    version: Annotated[int, typer.Option(help="Of the dataset; 0: the latest.")] = 0,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Replace a parameter: mlp.epochs=20; may be repeated."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline and follow it to its end.
+
+    Example: basalt train run tumour
+    """
+    with platform() as client, _progress(json) as progress:
+        task = progress.add_task(pipeline, total=1.0)
+        job = client.fit(
+            pipeline,
+            dataset=dataset,
+            dataset_version=version,
+            parameters=_parameters(parameter or []),
+            on_progress=lambda job: progress.update(
+                task, completed=job.progress, description=f"{job.id} · {plain(job.step)}"
+            ),
+        )
+    if json:
+        as_json(job)
+        return
+    show(job)
+    done(f"The candidate goes to review: `basalt model versions {job.model}`")
+
+
+def _parameters(settings: list[str]) -> dict[str, str]:
+    parameters: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InvalidInputError(
+                f"{setting!r} sets nothing.", which=setting, next_step="Write NAME=VALUE."
+            )
+        parameters[name] = value
+    return parameters
+
+
+def _progress(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+
+
+def show(job: pb.Job) -> None:
+    fields(
+        f"Job {job.id}",
+        (
+            ("state", word(pb.JobState, job.state)),
+            ("data", f"{job.dataset} version {job.dataset_version}"),
+            ("trigger", job.trigger),
+            ("attempt", job.attempt),
+            ("queued", f"{when(job.queued_at)} by {job.queued_by}"),
+            ("ended", when(job.ended_at)),
+            ("metrics", ", ".join(f"{m.name} {m.value:.4f}" for m in job.metrics)),
+            ("failure", job.failure),
+            ("trace", job.trace_id),
+        ),
+    )
+
+
+@train.command("jobs")
+def list_jobs(
+    pipeline: Annotated[str, typer.Option(help="Of one pipeline only.")] = "",
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """List the jobs.
+
+    Example: basalt train jobs
+    """
+    request = pb.ListJobsRequest(pipeline=pipeline)
+    with platform() as client:
+        found = pages(client, client.trainer.ListJobs, request, "jobs", limit)
+    if json:
+        as_json(found)
+        return
+    table(
+        "Jobs",
+        ("id", "state", "progress", "data", "trigger", "attempt", "queued", "failure"),
+        (
+            (
+                j.id,
+                word(pb.JobState, j.state),
+                f"{j.progress:.0%}",
+                f"{j.dataset} v{j.dataset_version}",
+                j.trigger,
+                j.attempt,
+                when(j.queued_at),
+                j.failure,
+            )
+            for j in found
+        ),
+    )
+
+
+@train.command("show")
+def show_job(job: str, json: Json = False) -> None:
+    """Show a job.
+
+    Example: basalt train show JOB
+    """
+    with platform() as client:
+        found = client.call(client.trainer.GetJob, pb.GetJobRequest(id=job)).job
+    if json:
+        as_json(found)
+    else:
+        show(found)
+
+
+@train.command("log")
+def follow_log(job: str, json: Json = False) -> None:
+    """Print a job's log, and follow it until the job ends.
+
+    Example: basalt train log JOB
+    """
+    with platform() as client:
+        for answer in client.stream(client.trainer.FollowJobLog, pb.FollowJobLogRequest(id=job)):
+            if json:
+                as_json(answer)
+            else:
+                line = Text.assemble((f"{when(answer.at)} ", "dim"), plain(answer.line))
+                console.print(line, soft_wrap=True)
+
+
+@train.command("cancel")
+def cancel_job(
+    job: str,
+    reason: Annotated[str, typer.Option(help="Kept with the job.")] = "",
+    json: Json = False,
+) -> None:
+    """Cancel a job; its process ends.
+
+    Example: basalt train cancel JOB
+    """
+    with platform() as client:
+        answer = client.call(client.trainer.CancelJob, pb.CancelJobRequest(id=job, reason=reason))
+    told(answer, json, f"{job} is cancelled.")

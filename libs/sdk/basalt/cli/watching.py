@@ -1,0 +1,336 @@
+"""`monitor`, `trace`, `audit`, `deadletter`: what happens, and what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from google.protobuf.json_format import MessageToJson, Parse, ParseError
+from rich.text import Text
+from rich.tree import Tree
+
+from basalt import audit as chain
+from basalt.cli.client import pages, platform
+from basalt.cli.output import (
+    Json,
+    Limit,
+    as_json,
+    complain,
+    console,
+    done,
+    fields,
+    mark,
+    plain,
+    read_text,
+    short,
+    table,
+    told,
+    when,
+)
+from basalt.client import Client
+from basalt.errors import InvalidInputError
+from basalt.pb.basalt.v1 import monitoring_pb2 as pb
+from basalt.pb.basalt.v1 import security_pb2
+
+monitor = typer.Typer(help="Serving, drift, alerts.", no_args_is_help=True)
+audit = typer.Typer(help="The hash-chained audit log.", no_args_is_help=True)
+deadletters = typer.Typer(help="Events that could not be handled.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(monitor, name="monitor")
+    app.add_typer(audit, name="audit")
+    app.add_typer(deadletters, name="deadletter")
+    app.command()(trace)
+
+
+@monitor.command("serving")
+def serving(
+    model: Annotated[str, typer.Argument(help="Empty: every model.")] = "",
+    window_s: Annotated[int, typer.Option(help="Seconds back; 0: everything kept.")] = 0,
+    json: Json = False,
+) -> None:
+    """Response time, throughput and errors.
+
+    Example: basalt monitor serving tumour
+    """
+    request = pb.GetServingMetricsRequest(model=model, window_s=window_s)
+    with platform() as client:
+        answer = client.call(client.monitoring.GetServingMetrics, request)
+    if json:
+        as_json(answer)
+        return
+    table(
+        "Serving",
+        ("model", "version", "requests", "a second", "p50 ms", "p95 ms", "p99 ms", "errors"),
+        (
+            (
+                m.model,
+                m.version,
+                m.requests,
+                f"{m.requests_per_second:.1f}",
+                f"{m.latency_ms_p50:.2f}",
+                f"{m.latency_ms_p95:.2f}",
+                f"{m.latency_ms_p99:.2f}",
+                ", ".join(f"{code} {count}" for code, count in m.errors_by_code.items()),
+            )
+            for m in answer.metrics
+        ),
+    )
+
+
+@monitor.command("drift")
+def drift(model: str, json: Json = False) -> None:
+    """Live predictions against the training data.
+
+    Example: basalt monitor drift tumour
+    """
+    with platform() as client:
+        report = client.call(
+            client.monitoring.GetDriftReport, pb.GetDriftReportRequest(model=model)
+        ).report
+    if json:
+        as_json(report)
+    else:
+        show_drift(report)
+
+
+def show_drift(report: pb.DriftReport) -> None:
+    """The features that drifted, then those that come closest."""
+    fields(
+        f"Drift of {report.model} version {report.version}",
+        (
+            ("drifted", "yes" if report.drifted else "no"),
+            ("live rows", report.live_rows),
+            ("reference rows", report.reference_rows),
+            ("at", when(report.at)),
+        ),
+    )
+    ordered = sorted(report.features, key=lambda f: (not f.drifted, -f.value / (f.limit or 1)))
+    table(
+        "Features",
+        ("", "feature", "statistic", "value", "limit", "trained on (mean)", "live (mean)"),
+        (
+            (
+                mark(not f.drifted),
+                f.feature,
+                f.statistic,
+                f"{f.value:.3f}",
+                f"{f.limit:.3f}",
+                f"{f.reference_mean:.4g}",
+                f"{f.live_mean:.4g}",
+            )
+            for f in ordered[:12]
+        ),
+    )
+
+
+@monitor.command("alerts")
+def alerts(limit: Limit = 50, json: Json = False) -> None:
+    """List the alerts, newest first.
+
+    Example: basalt monitor alerts
+    """
+    with platform() as client:
+        found = pages(client, client.monitoring.ListAlerts, pb.ListAlertsRequest(), "alerts", limit)
+    if json:
+        as_json(found)
+        return
+    table(
+        "Alerts",
+        ("at", "severity", "kind", "subject", "message", "trace"),
+        ((when(a.at), a.severity, a.kind, a.subject, a.message, a.trace_id) for a in found),
+    )
+
+
+def trace(
+    trace_id: Annotated[str, typer.Argument(help="Empty: list the newest traces.")] = "",
+    limit: Limit = 20,
+    json: Json = False,
+) -> None:
+    """Draw a trace as a tree.
+
+    Example: basalt trace 4bf92f3577b34da6a3ce929d0e0e4736
+    """
+    with platform() as client:
+        if trace_id:
+            answer = client.call(client.monitoring.GetTrace, pb.GetTraceRequest(trace_id=trace_id))
+            spans, found = list(answer.spans), []
+        else:
+            spans, request = [], pb.ListTracesRequest()
+            found = pages(client, client.monitoring.ListTraces, request, "traces", limit)
+    if not trace_id:
+        if json:
+            as_json(found)
+            return
+        table(
+            "Traces",
+            ("trace", "root", "spans", "started", "ms", "failed"),
+            (
+                (
+                    t.trace_id,
+                    t.root,
+                    t.spans,
+                    when(t.started_at),
+                    f"{t.duration_ms:.1f}",
+                    Text("failed", style="red") if t.failed else "",
+                )
+                for t in found
+            ),
+        )
+    elif json:
+        as_json(spans)
+    else:
+        console.print(span_tree(trace_id, spans))
+
+
+def span_tree(trace_id: str, spans: list[pb.Span]) -> Tree:
+    """Spans under their parents, in the order they started; orphans stand at the root."""
+    children: dict[str, list[pb.Span]] = {}
+    known = {span.span_id for span in spans}
+    for span in sorted(spans, key=lambda span: span.started_at.ToNanoseconds()):
+        parent = span.parent_span_id if span.parent_span_id in known else ""
+        children.setdefault(parent, []).append(span)
+    head = Text.assemble((plain(f"trace {trace_id}"), "bold"), f" · {len(spans)} spans")
+    tree = Tree(head)
+    waiting = [(tree, span) for span in reversed(children.get("", []))]
+    while waiting:
+        branch, span = waiting.pop()
+        failed = f" {plain(span.status_message or 'failed')}" if span.failed else ""
+        grown = branch.add(
+            Text.assemble(
+                (plain(span.service), "cyan"),
+                f" {plain(span.name)} ",
+                (f"{span.duration_ms:.1f} ms", "dim"),
+                (failed, "red"),
+            )
+        )
+        waiting += [(grown, child) for child in reversed(children.get(span.span_id, []))]
+    return tree
+
+
+@audit.command("list")
+def list_audit(
+    action: Annotated[str, typer.Option(help="Of one action only.")] = "",
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """List who did what, newest first.
+
+    Example: basalt audit list
+    """
+    request = security_pb2.ListAuditRequest(action=action)
+    with platform() as client:
+        found = pages(client, client.audit.ListAudit, request, "records", limit)
+    if json:
+        as_json(found)
+        return
+    table(
+        "Audit",
+        ("no.", "at", "who", "what", "on", "decision", "hash"),
+        (
+            (r.sequence, when(r.at), r.actor, r.action, r.resource, r.decision, short(r.hash))
+            for r in found
+        ),
+    )
+
+
+@audit.command("export")
+def export_audit(
+    to: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")],
+    json: Json = False,
+) -> None:
+    """Write the whole chain to a file, for others to verify.
+
+    Example: basalt audit export audit.jsonl
+    """
+    count = 0
+    with platform() as client, to.open("w") as file:
+        for record in _chain(client):
+            file.write(MessageToJson(record, indent=None, preserving_proto_field_name=True) + "\n")
+            count += 1
+    told({"file": str(to), "records": count}, json, f"{count} records are in {to}.")
+
+
+@audit.command("verify")
+def verify_audit(
+    file: Annotated[
+        Path | None, typer.Argument(help="An export; empty: the platform's own.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Verify every link of the chain yourself. Exits 1 if one does not hold.
+
+    Example: basalt audit verify
+    """
+    if file is not None:
+        records = list(_exported(file))
+    else:
+        with platform() as client:
+            records = list(_chain(client))
+    problems = chain.verify(records)
+    head = records[-1].hash if records else ""
+    if json:
+        found = [{"sequence": each.sequence, "what": each.what} for each in problems]
+        as_json({"records": len(records), "head": head, "problems": found})
+    elif not problems:
+        done(f"{len(records)} records, every link holds; the head is {short(head) or 'empty'}.")
+    for problem in problems:
+        complain(str(problem), "")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _exported(file: Path) -> Iterator[security_pb2.AuditRecord]:
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        try:
+            yield Parse(line, security_pb2.AuditRecord())
+        except ParseError as error:
+            raise InvalidInputError(
+                f"Line {number} of {file} is no audit record: {error}",
+                which=str(file),
+                next_step="Give a file that `basalt audit export` wrote.",
+            ) from error
+
+
+def _chain(client: Client) -> Iterator[security_pb2.AuditRecord]:
+    for answer in client.stream(client.audit.ExportAudit, security_pb2.ExportAuditRequest()):
+        yield from answer.records
+
+
+@deadletters.command("list")
+def list_dead_letters(
+    topic: Annotated[str, typer.Option(help="Of one topic only.")] = "",
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """List events that could not be handled.
+
+    Example: basalt deadletter list
+    """
+    request = pb.ListDeadLettersRequest(topic=topic)
+    with platform() as client:
+        found = pages(client, client.monitoring.ListDeadLetters, request, "letters", limit)
+    if json:
+        as_json(found)
+        return
+    table(
+        "Dead letters",
+        ("id", "topic", "consumer", "error", "attempts", "at", "replayed"),
+        ((d.id, d.topic, d.consumer, d.error, d.attempts, when(d.at), d.replayed) for d in found),
+    )
+
+
+@deadletters.command("replay")
+def replay_dead_letter(letter: str, json: Json = False) -> None:
+    """Publish a dead letter again, once its cause is mended.
+
+    Example: basalt deadletter replay ID
+    """
+    with platform() as client:
+        answer = client.call(
+            client.monitoring.ReplayDeadLetter, pb.ReplayDeadLetterRequest(id=letter)
+        )
+    told(answer, json, f"{letter} is published again.")

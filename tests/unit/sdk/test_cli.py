@@ -1,0 +1,422 @@
+"""Every command has an example that works and speaks JSON; every failure says what to do."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from basalt.cli import app
+from basalt.pb.basalt.v1 import inference_pb2, ingest_pb2, security_pb2, trainer_pb2
+from libs.common.errors import (
+    DependencyError,
+    ForbiddenError,
+    InvalidInputError,
+    LimitError,
+    NotFoundError,
+    UnauthenticatedError,
+)
+from tests.support.answering import Answering, answering
+from tests.support.terminal import COMMAND, environment, piped
+from tools.servers.ports import free_ports
+
+LIST = "basalt.v1.ModelService/ListModels"
+PUT_SOURCE = "basalt.v1.IngestService/PutSource"
+LOG = "basalt.v1.TrainerService/FollowJobLog"
+EXPORT = "basalt.v1.AuditService/ExportAudit"
+LOGIN = "basalt.v1.IdentityService/Login"
+# What the issue promises; each is a command, or a group of them.
+PROMISED = (
+    *("up", "down", "status", "login", "source", "data", "train", "model", "deploy", "predict"),
+    *("monitor", "history", "trace", "audit", "quarantine", "deadletter"),
+)
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+ROOT = typer.main.get_command(app)
+COMMANDS = dict(commands(ROOT))
+
+
+def test_everything_promised_is_there() -> None:
+    assert {path[0] for path in COMMANDS} >= set(PROMISED)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_command_shows_an_example_that_it_understands(path: tuple[str, ...]) -> None:
+    command = COMMANDS[path]
+    summary, _, example = command.help.partition("Example: ")
+    assert summary.strip().endswith(".")
+    words = shlex.split(example)
+    assert tuple(words[: len(path) + 1]) == ("basalt", *path)
+    command.make_context(path[-1], words[len(path) + 1 :], resilient_parsing=False)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_command_speaks_json_and_explains_its_options(path: tuple[str, ...]) -> None:
+    options = {name: each for each in COMMANDS[path].params for name in each.opts}
+    assert "--json" in options
+    for name, option in options.items():
+        if name.startswith("--"):
+            assert option.help, name
+
+
+@pytest.mark.parametrize("path", [(), *{path[:-1] for path in COMMANDS if len(path) > 1}])
+def test_help_is_shown_for_every_group(path: tuple[str, ...]) -> None:
+    shown = piped(*path, "--help")
+    assert shown.status == 0
+    assert "Usage:" in shown.output
+    assert "\x1b" not in shown.output
+
+
+def test_help_of_a_command_shows_its_example() -> None:
+    assert "Example: basalt model show tumour" in piped("model", "show", "--help").output
+
+
+def test_version() -> None:
+    assert piped("--version").output == "basalt 0.1.0\n"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
+    with answering({}) as started:
+        monkeypatch.setenv("BASALT_ENDPOINT", started.address)
+        monkeypatch.setenv("BASALT_TOKEN", "t")
+        yield started
+
+
+def failed(*arguments: str, status: int = 1, **more: Any) -> str:
+    """What a command that fails says; never a traceback, and nothing on its standard output."""
+    shown = piped(*arguments, **more)
+    assert shown.status == status, shown
+    assert "Traceback" not in shown.complaint
+    assert shown.output == ""
+    assert "\x1b" not in shown.complaint
+    return shown.complaint
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("nonsense",), ("model", "nonsense"), ("model", "show"), ("model", "list", "--nonsense")],
+)
+def test_wrong_use_is_2_and_shows_the_usage(arguments: tuple[str, ...]) -> None:
+    assert "Usage: " in failed(*arguments, status=2)
+
+
+def test_number_that_is_none_is_wrong_use() -> None:
+    assert "'--limit'" in failed("model", "list", "--limit", "many", status=2)
+    assert "is no time" in failed("history", "--at", "yesterday", status=2, BASALT_TOKEN="t")
+
+
+def test_nobody_is_logged_in() -> None:
+    assert failed("model", "list") == ("Error: You are not logged in.\nNext: Run `basalt login`.\n")
+
+
+def test_nobody_answers() -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    assert failed("model", "list", BASALT_ENDPOINT=address, BASALT_TOKEN="t") == (
+        f"Error: The platform at {address} cannot be reached.\n"
+        "Next: Start it with `basalt up`, or give its address in BASALT_ENDPOINT.\n"
+    )
+
+
+def test_address_that_is_none() -> None:
+    said = failed("model", "list", BASALT_ENDPOINT="http://127.0.0.1", BASALT_TOKEN="t")
+    assert "Write host:port" in said
+
+
+def test_platform_that_is_starting_here_is_waited_for(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    home = tmp_path / "home"
+    home.mkdir()
+    # As `basalt up` does: whoever holds the lock is running the installation.
+    with (
+        (home / "basalt.pid").open("w") as lock,
+        subprocess.Popen(
+            [*COMMAND, "model", "list"],
+            env=environment({"BASALT_ENDPOINT": f"127.0.0.1:{port}", "BASALT_TOKEN": "t"}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as command,
+    ):
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(subprocess.TimeoutExpired):
+            # Longer than anybody is waited for who is not starting.
+            command.wait(6)
+        handlers = {LIST: lambda *_: inference_pb2.ListModelsResponse()}
+        with answering(handlers, listen=f"127.0.0.1:{port}"):
+            output, complaint = command.communicate(timeout=60)
+    assert (command.returncode, output, complaint) == (0, "Models: none.\n", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFoundError("There is no [bold]model[/].", next_step="See `basalt model list`."),
+        ForbiddenError("ann may not.", next_step="Ask for the role."),
+        InvalidInputError("Line 3: columns is no list.", next_step="Correct it."),
+    ],
+)
+def test_error_of_the_platform_is_shown_as_it_is(server: Answering, error: Any) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    server.handlers[LIST] = refuse
+    said = failed("model", "list")
+    assert said == f"Error: {error.what}\nNext: {error.next_step}\n"
+    assert failed("model", "list", "--json") == said
+
+
+def test_service_that_is_down_is_named_in_the_end(server: Answering) -> None:
+    def refuse(*_: object) -> None:
+        raise DependencyError("Kafka cannot be reached.", which="kafka", next_step="Wait.")
+
+    server.handlers[LIST] = refuse
+    assert failed("model", "list") == "Error: Kafka cannot be reached.\nNext: Wait.\n"
+    assert len(server.calls) > 3
+
+
+def test_control_characters_of_an_error_do_not_reach_the_terminal(server: Answering) -> None:
+    def refuse(*_: object) -> None:
+        raise NotFoundError("There is no \x1b]0;owned\x07model\x9b2J.")
+
+    server.handlers[LIST] = refuse
+    assert failed("model", "list") == ("Error: There is no \\x1b]0;owned\\x07model\\x9b2J.\n")
+
+
+def test_files_that_cannot_be_read(server: Answering, tmp_path: Path) -> None:
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    missing = tmp_path / "missing.yaml"
+    for command in (("source", "put", "patients"), ("train", "put"), ("audit", "verify")):
+        assert f"{missing}: No such file or directory." in failed(*command, str(missing))
+        assert f"{tmp_path}: Is a directory." in failed(*command, str(tmp_path))
+        assert f"{binary} is no text in UTF-8." in failed(*command, str(binary))
+    assert f"{missing}: No such file" in failed("predict", "tumour", str(missing))
+    assert "is no text in UTF-8" in failed("predict", "tumour", "-", stdin=b"\xff")
+    assert "no known format" in failed("data", "upload", "patients", str(binary))
+    assert server.calls == []
+
+
+def test_bad_yaml_is_refused_by_the_platform_and_shown(server: Answering, tmp_path: Path) -> None:
+    def refuse(request: ingest_pb2.PutSourceRequest, _: object) -> None:
+        raise InvalidInputError(
+            f"The contract is no YAML: line 1 of {request.contract_yaml!r}.", next_step="Mend it."
+        )
+
+    server.handlers[PUT_SOURCE] = refuse
+    contract = tmp_path / "contract.yaml"
+    contract.write_text("columns: [")
+    said = failed("source", "put", "patients", str(contract))
+    assert "The contract is no YAML: line 1 of 'columns: ['." in said
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("", "- holds no rows"),
+        ("age,dose\n", "- holds no rows"),
+        ('{"age": 1}\n{"age": \n', "Line 2 of - is no JSON object"),
+        ('{"age": 1}\n[1]\n', "Line 2 of - is no JSON object"),
+        ("{" * 100_000, "Line 1 of - is no JSON object"),
+    ],
+)
+def test_rows_to_predict_that_are_none(server: Answering, content: str, what: str) -> None:
+    said = failed("predict", "tumour", "-", stdin=content)
+    assert what in said
+    assert "Next: Write one JSON object a line, or CSV with a header." in said
+
+
+def test_export_that_is_none(tmp_path: Path) -> None:
+    export = tmp_path / "audit.jsonl"
+    export.write_text('{"sequence": 1, "tenant": "acme"}\nnonsense\n')
+    assert f"Line 2 of {export} is no audit record" in failed("audit", "verify", str(export))
+    export.write_text('{"sequence": "1", "tenant": "acme", "hash": "00"}\n')
+    assert "Record 1: its content is not what its hash says." in failed(
+        "audit", "verify", str(export)
+    )
+
+
+def test_file_that_cannot_be_written(server: Answering, tmp_path: Path) -> None:
+    async def chain(*_: object) -> AsyncIterator[security_pb2.ExportAuditResponse]:
+        yield security_pb2.ExportAuditResponse()
+
+    server.handlers[EXPORT] = chain
+    target = tmp_path / "none" / "audit.jsonl"
+    assert f"{target}: No such file or directory." in failed("audit", "export", str(target))
+
+
+def test_ctrl_c_is_130_and_silent(server: Answering) -> None:
+    began = threading.Event()
+
+    async def endless(*_: object) -> AsyncIterator[trainer_pb2.FollowJobLogResponse]:
+        import asyncio
+
+        began.set()
+        while True:
+            await asyncio.sleep(0)
+            yield trainer_pb2.FollowJobLogResponse(line="epoch")
+
+    server.handlers[LOG] = endless
+    with subprocess.Popen(
+        [*COMMAND, "train", "log", "j1"],
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert began.wait(30)
+        assert command.stdout is not None
+        assert command.stdout.readline().strip().endswith("epoch")
+        command.send_signal(signal.SIGINT)
+        _, complaint = command.communicate(timeout=30)
+    assert command.returncode == 130
+    assert "Traceback" not in complaint
+
+
+def test_reader_that_goes_away_is_no_fault(server: Answering) -> None:
+    found = [inference_pb2.Model(name=f"model-{number}") for number in range(5_000)]
+    server.handlers[LIST] = lambda *_: inference_pb2.ListModelsResponse(models=found)
+    command = f"{shlex.join(COMMAND)} model list --limit 5000 --json | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment({}), capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "[\n"
+    assert done.stderr == ""
+
+
+def test_terminal_of_another_encoding(server: Answering) -> None:
+    found = [inference_pb2.Model(name="zürich→")]
+    server.handlers[LIST] = lambda *_: inference_pb2.ListModelsResponse(models=found)
+    shown = piped("model", "list", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert shown.status == 0
+    assert "z\\xfcrich\\u2192" in shown.output
+
+
+# Logging in.
+
+
+def logged_in(request: security_pb2.LoginRequest, _: object) -> security_pb2.LoginResponse:
+    if request.password != "right":
+        raise UnauthenticatedError("The name or the password is wrong.", next_step="Check both.")
+    answer = security_pb2.LoginResponse(token="the-token")
+    answer.expires_at.FromSeconds(4_000_000_000)
+    answer.login_ends_at.FromSeconds(4_000_040_000)
+    return answer
+
+
+WHO = ("--tenant", "acme", "--name", "ann")
+
+
+def test_login_is_kept_for_the_next_command(server: Answering) -> None:
+    server.handlers |= {LOGIN: logged_in, LIST: lambda *_: inference_pb2.ListModelsResponse()}
+    shown = piped("login", *WHO, "--endpoint", server.address, BASALT_PASSWORD="right")
+    assert shown.status == 0
+    assert "ann of acme is logged in until" in shown.output
+    assert "right" not in shown.output
+    nothing = {"BASALT_ENDPOINT": "", "BASALT_TOKEN": ""}
+    assert piped("model", "list", **nothing).status == 0
+    assert server.calls[-1].metadata["authorization"] == "Bearer the-token"
+    said = failed("model", "list", BASALT_ENDPOINT="127.0.0.1:1", BASALT_TOKEN="")
+    assert f"You are logged in at {server.address}, not at 127.0.0.1:1." in said
+
+
+def test_wrong_password(server: Answering) -> None:
+    server.handlers[LOGIN] = logged_in
+    said = failed("login", *WHO, "--password", "wrong")
+    assert said == "Error: The name or the password is wrong.\nNext: Check both.\n"
+    assert not Path(os.environ["BASALT_SESSION"]).exists()
+
+
+def test_too_many_wrong_passwords_are_said_at_once(server: Answering) -> None:
+    def refuse(*_: object) -> None:
+        raise LimitError("10 wrong passwords within 300 s.", next_step="Try again in 290 s.")
+
+    server.handlers[LOGIN] = refuse
+    assert "Try again in 290 s." in failed("login", *WHO, "--password", "x")
+    assert len(server.calls) == 1
+
+
+def test_login_that_cannot_be_kept(server: Answering, tmp_path: Path) -> None:
+    server.handlers[LOGIN] = logged_in
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "session.json"
+    said = failed("login", *WHO, "--password", "right", BASALT_SESSION=str(target))
+    assert f"The login holds, but cannot be kept in {target}: File exists." in said
+    assert "BASALT_SESSION" in said
+
+
+def test_expired_login(server: Answering) -> None:
+    def expired(*_: object) -> security_pb2.LoginResponse:
+        answer = security_pb2.LoginResponse(token="old")
+        answer.expires_at.FromSeconds(1_000)
+        return answer
+
+    def refuse(*_: object) -> None:
+        raise UnauthenticatedError("The token has expired.", next_step="Log in again.")
+
+    server.handlers |= {LOGIN: expired, LIST: refuse}
+    assert piped("login", *WHO, "--password", "right").status == 0
+    assert failed("model", "list", BASALT_TOKEN="") == (
+        "Error: The login of ann has expired.\nNext: Run `basalt login` again.\n"
+    )
+
+
+def test_without_a_terminal_nothing_can_be_asked(server: Answering) -> None:
+    shown = piped("login")
+    assert shown.status == 1
+    assert "Traceback" not in shown.complaint
+
+
+def test_unforeseen_fault_is_one_line_too(server: Answering) -> None:
+    code = (
+        "import basalt.cli as cli; from basalt.cli import platform;"
+        "cli.app = lambda: 1 / 0; cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError: division by zero" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "BASALT_TRACEBACK=1" in done.stderr
+
+
+ONLY_CLIENT = "The platform is not installed here; only its client is."
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "what"),
+    [
+        ("up", "standalone", ONLY_CLIENT),
+        ("down", "standalone", ONLY_CLIENT),
+        ("up", "grpc_health", "not all that it needs: grpc_health is not installed"),
+    ],
+)
+def test_up_and_down_where_only_the_client_is(command: str, missing: str, what: str) -> None:
+    code = (
+        f"import sys; sys.argv = ['basalt', {command!r}]; sys.modules[{missing!r}] = None;"
+        "from basalt.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert what in done.stderr
+    assert "Next: " in done.stderr
