@@ -1,0 +1,1 @@
+"""The laptop edition: the whole platform in one command, on real servers as child processes."""

@@ -1,0 +1,209 @@
+"""Where an installation lives: its folder, its secrets, its ports, and who runs it."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from libs.common.settings import SERVICES
+from tools.servers.errors import ServerError
+from tools.servers.ports import LOOPBACK, remembered_ports
+
+DOOR_PORT = 7080
+KAFKA_PORT = 7092
+MASTER_KEY_BYTES = 32
+CREDENTIAL_BYTES = 32
+# A Unix socket's path has 108 bytes in Linux; the longest name we put into the folder has 20.
+SOCKET_FOLDER_BYTES_MAX = 80
+# What a new installation takes with a first small model; a start with less would end half done.
+FREE_BYTES_MIN = 512 * 1024 * 1024
+# Everything that lies in the folder. What is not listed here is not ours, and is never removed.
+CONTENTS = (
+    "basalt.pid",
+    "door",
+    "envoy",
+    "first-login.txt",
+    "journals",
+    "kafka",
+    "logs",
+    "objects",
+    "ports.json",
+    "secrets.json",
+    "traces",
+    "triton",
+    "work",
+)
+
+
+def default_root() -> Path:
+    chosen = os.environ.get("BASALT_HOME")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".basalt"
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Random, made at the first start, readable by their owner alone."""
+
+    master_key: str
+    triton_control_key: str
+    service_credentials: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Home:
+    """An installation's folder; every path of the edition is named here."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: Path) -> Home:
+        """Raises ServerError when the folder cannot be used."""
+        root = root.expanduser().absolute()
+        if len(os.fsencode(root / "door")) > SOCKET_FOLDER_BYTES_MAX:
+            raise ServerError(
+                "basalt",
+                f"the folder {root} has too long a path for the door's sockets",
+                f"choose one of at most {SOCKET_FOLDER_BYTES_MAX - 5} characters in BASALT_HOME",
+            )
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (root / "door").mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ServerError(
+                "basalt",
+                f"the folder {root} cannot be used: {error.strerror}",
+                "choose another one in BASALT_HOME",
+            ) from error
+        return cls(root)
+
+    @property
+    def pid_file(self) -> Path:
+        """Holds the number of the process that runs the installation, and is locked by it."""
+        return self.root / "basalt.pid"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def door(self) -> Path:
+        """Envoy's configuration, the dispatcher's routes, and the sockets between them."""
+        return self.root / "door"
+
+    @property
+    def first_login(self) -> Path:
+        return self.root / "first-login.txt"
+
+    def ports(self, door: int | None = None, kafka: int | None = None) -> dict[str, int]:
+        """The port of each listener; a chosen or free one, the same at every start."""
+        chosen: dict[str, int | None] = dict.fromkeys(SERVICES)
+        chosen |= dict.fromkeys(("metrics", "otlp", "otlp_http", "slow_grpc", "slow_rest"))
+        chosen |= {"door": door, "kafka": kafka}
+        return remembered_ports(self.root, chosen)
+
+    def has_ports(self) -> bool:
+        """Whether ports were chosen at an earlier start."""
+        return (self.root / "ports.json").exists()
+
+    @property
+    def otlp(self) -> str:
+        """Where spans are taken in."""
+        return address(self.ports()["otlp"])
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        file = self.root / "secrets.json"
+        if not file.exists():
+            made = {
+                "master_key": base64.b64encode(secrets.token_bytes(MASTER_KEY_BYTES)).decode(),
+                "triton_control_key": secrets.token_hex(CREDENTIAL_BYTES),
+                "service_credentials": {
+                    service: secrets.token_urlsafe(CREDENTIAL_BYTES) for service in SERVICES
+                },
+            }
+            partial = file.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            partial.touch(mode=0o600)
+            partial.write_text(json.dumps(made))
+            partial.replace(file)
+        try:
+            return Secrets(**json.loads(file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ServerError(
+                "basalt",
+                f"{file} is damaged; without its master key the platform's own keys are lost",
+                "restore the file from a backup, or begin anew: `basalt down --purge`",
+            ) from error
+
+    def require_space(self) -> None:
+        """Raises ServerError where a start would end in the middle for want of room."""
+        free = shutil.disk_usage(self.root).free
+        if free < FREE_BYTES_MIN:
+            raise ServerError(
+                "basalt",
+                f"{self.root} has {free >> 20} MiB free, and {FREE_BYTES_MIN >> 20} are needed",
+                "make room, or choose a folder on a larger disk in BASALT_HOME",
+            )
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes this process the only one that runs the installation, as long as it lives.
+
+        The lock ends with the process, however it ends. Raises ServerError when another has it.
+        """
+        with self.pid_file.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ServerError(
+                    "basalt",
+                    f"this installation runs already (process {self.running_pid() or 'unknown'},"
+                    f" folder {self.root})",
+                    "use it, end it with `basalt down`, or choose another folder in BASALT_HOME",
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+
+    def running_pid(self) -> int | None:
+        """The supervisor that runs this installation, if one does."""
+        try:
+            with self.pid_file.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # It is locked: what stands in it is true, once its owner has written it.
+            number = self.pid_file.read_text()
+            return int(number) if number.isdecimal() else None
+        except OSError:
+            return None
+        return None
+
+    def purge(self) -> tuple[str, ...]:
+        """Removes the installation for good; the names of what else lies there and stays."""
+        for name in CONTENTS:
+            path = self.root / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        others = tuple(sorted(path.name for path in self.root.iterdir()))
+        if not others:
+            self.root.rmdir()
+        return others
+
+
+def address(port: int) -> str:
+    return f"{LOOPBACK}:{port}"

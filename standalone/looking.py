@@ -1,0 +1,29 @@
+"""What of an installation answers, seen from outside: for when the platform itself cannot tell."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from standalone.home import Home
+from standalone.processes import Process, lay_out
+
+
+def problems(root: Path) -> dict[str, str]:
+    """Each process of the installation with what is wrong with it; "" when it answers."""
+    home = Home(root)
+    if not home.has_ports():
+        return {}
+    processes = lay_out(home).processes
+    with ThreadPoolExecutor(len(processes)) as pool:
+        return dict(
+            zip(
+                (process.name for process in processes),
+                pool.map(_problem, processes),
+                strict=True,
+            )
+        )
+
+
+def _problem(process: Process) -> str:
+    return "" if process.answers() else f"It does not answer; its log: {process.log}."

@@ -1,0 +1,231 @@
+"""The processes of the edition: the very commands that the containers run, with their settings."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from libs.common.settings import SERVICES
+from standalone.home import Home, address
+from tools.servers import Envoy, Kafka, Triton
+from tools.servers.child import Child
+from tools.servers.ports import answers
+from tools.servers.server import Server, answers_ok, plain_environment
+
+READY_S_MAX = 60.0
+STOP_S_MAX = 8.0
+PROBE_S_MAX = 2.0
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class ServiceProcess:
+    """A Python process of ours: `python -m <module>` with its settings in the environment."""
+
+    name: str
+    module: str
+    environment: dict[str, str]
+    log: Path
+    ready: Callable[[], bool]
+    _child: Child | None = field(default=None, init=False)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid if self._child else 0
+
+    @property
+    def alive(self) -> bool:
+        return self._child is not None and self._child.alive
+
+    def start(self) -> None:
+        self._child = Child(
+            self.name,
+            [sys.executable, "-m", self.module],
+            log=self.log,
+            environment={**plain_environment(), **self.environment},
+            directory=REPOSITORY,
+        )
+        self._child.wait_until_ready(self.ready, READY_S_MAX)
+
+    def answers(self) -> bool:
+        """Whether it serves at this moment, whoever started it."""
+        return self.ready()
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop(STOP_S_MAX)
+
+    def kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+
+
+# What the supervisor starts, watches and stops.
+Process = Server | ServiceProcess
+
+
+@dataclass(frozen=True)
+class Edition:
+    """Every process, in the stages in which they start; each stage starts side by side."""
+
+    stages: tuple[tuple[Process, ...], ...]
+    door: str
+    kafka: str
+    # The ports that a user may choose, by the option of `basalt up` that chooses them.
+    chosen_ports: dict[str, int]
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        return tuple(process for stage in self.stages for process in stage)
+
+    def door_is_open(self) -> bool:
+        """Whether Envoy has its routes and takes calls: it answers /ready by itself."""
+        return answers_ok(f"http://{self.door}/ready")
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the services keep their state, and the servers that it takes."""
+
+    settings: dict[str, str]
+    servers: tuple[Server, ...] = ()
+
+    @classmethod
+    def in_folder(cls, root: Path) -> Stores:
+        return cls(
+            {
+                "BASALT_JOURNAL": f"sqlite:{root / 'journals'}",
+                "BASALT_OBJECTS": f"directory:{root / 'objects'}",
+            }
+        )
+
+
+def lay_out(
+    home: Home,
+    door_port: int | None = None,
+    kafka_port: int | None = None,
+    stores: Stores | None = None,
+) -> Edition:
+    """The edition of an installation. Nothing is started."""
+    stores = stores or Stores.in_folder(home.root)
+    ports = home.ports(door_port, kafka_port)
+    kafka = Kafka(home.root / "kafka", ports["kafka"])
+    triton = Triton(
+        home.root / "triton",
+        control_key=home.secrets.triton_control_key,
+        traces_url=f"http://{address(ports['otlp_http'])}/v1/traces",
+    )
+    envoy = Envoy(home.door / "envoy.json", home.root / "envoy")
+    settings = _Settings(home, ports, kafka.bootstrap, triton, envoy, stores)
+    services = tuple(
+        ServiceProcess(
+            name=service,
+            module=f"services.{service}",
+            environment=settings.of(service),
+            log=home.logs / f"{service}.log",
+            ready=lambda port=ports[service]: answers(port) and _serving(address(port)),
+        )
+        for service in SERVICES
+    )
+    dispatcher = ServiceProcess(
+        name="dispatcher",
+        module="services.gateway.dispatcher",
+        environment=settings.of("gateway"),
+        log=home.logs / "dispatcher.log",
+        ready=lambda: _accepting(home.door / "dispatcher.sock"),
+    )
+    return Edition(
+        stages=((kafka, triton, *stores.servers), services, (dispatcher, envoy)),
+        door=address(ports["door"]),
+        kafka=kafka.bootstrap,
+        chosen_ports={"--port": ports["door"], "--kafka-port": ports["kafka"]},
+    )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What each service is told; docs/reference/settings.md explains the names."""
+
+    home: Home
+    ports: dict[str, int]
+    kafka: str
+    triton: Triton
+    envoy: Envoy
+    stores: Stores
+
+    def of(self, service: str) -> dict[str, str]:
+        secrets = self.home.secrets
+        common = {
+            "BASALT_KAFKA": self.kafka,
+            **self.stores.settings,
+            "BASALT_RPC_LISTEN": address(self.ports[service]),
+            "BASALT_PEERS": json.dumps({peer: address(self.ports[peer]) for peer in SERVICES}),
+            "BASALT_SERVICE_CREDENTIAL": secrets.service_credentials[service],
+            "BASALT_OTLP": address(self.ports["otlp"]),
+        }
+        return common | getattr(self, service, dict)()
+
+    def security(self) -> dict[str, str]:
+        return {
+            "BASALT_SERVICE_CREDENTIALS": json.dumps(self.home.secrets.service_credentials),
+            "BASALT_MASTER_KEY": self.home.secrets.master_key,
+            "BASALT_FIRST_LOGIN_FILE": str(self.home.first_login),
+        }
+
+    def trainer(self) -> dict[str, str]:
+        return {"BASALT_WORK": str(self.home.root / "work")}
+
+    def inference(self) -> dict[str, str]:
+        return {
+            "BASALT_TRITON": self.triton.grpc_address,
+            "BASALT_TRITON_CONTROL_KEY": self.home.secrets.triton_control_key,
+            "BASALT_TRITON_BACKEND": "python",
+        }
+
+    def monitoring(self) -> dict[str, str]:
+        return {
+            "BASALT_METRICS_LISTEN": address(self.ports["metrics"]),
+            "BASALT_OTLP_LISTEN": address(self.ports["otlp"]),
+            "BASALT_OTLP_HTTP_LISTEN": address(self.ports["otlp_http"]),
+            "BASALT_TRACES": f"sqlite:{self.home.root / 'traces'}",
+        }
+
+    def gateway(self) -> dict[str, str]:
+        return {
+            "BASALT_TRITON": self.triton.grpc_address,
+            "BASALT_DOOR_LISTEN": address(self.ports["door"]),
+            "BASALT_DOOR_FOLDER": str(self.home.door),
+            "BASALT_SLOW_GRPC_LISTEN": address(self.ports["slow_grpc"]),
+            "BASALT_SLOW_REST_LISTEN": address(self.ports["slow_rest"]),
+            "BASALT_ENVOY_ADMIN": self.envoy.admin_address,
+        }
+
+
+def _serving(listen: str) -> bool:
+    """Whether a service says of itself, by gRPC's health protocol, that it serves."""
+    with grpc.insecure_channel(listen) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=PROBE_S_MAX
+            )
+        except grpc.RpcError:
+            return False
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def _accepting(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket; a dead process leaves its file behind."""
+    with closing(socket.socket(socket.AF_UNIX)) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
