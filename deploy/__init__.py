@@ -1,0 +1,1 @@
+"""What brings the platform into containers; nothing here is imported by a service."""

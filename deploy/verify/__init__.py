@@ -1,0 +1,1 @@
+"""Tries the containers on this machine; not part of the tests, since it needs Docker."""
