@@ -93,7 +93,7 @@ class Platform:
         async def parts() -> AsyncIterator[ingest_pb2.UploadFileRequest]:
             kind = ingest_pb2.FILE_FORMAT_JSON_LINES
             yield ingest_pb2.UploadFileRequest(source="patients", idempotency_key=key, format=kind)
-            yield ingest_pb2.UploadFileRequest(part=content)
+            yield ingest_pb2.UploadFileRequest(part=content, last=True)
 
         await self.ingest.UploadFile(parts(), **self.ann)
 

@@ -103,7 +103,7 @@ async def _upload(people: People, stage: Stage, patients: Patients) -> None:
         yield ingest_pb2.UploadFileRequest(
             source=SOURCE, idempotency_key=uuid4().hex, format=ingest_pb2.FILE_FORMAT_CSV
         )
-        yield ingest_pb2.UploadFileRequest(part=content)
+        yield ingest_pb2.UploadFileRequest(part=content, last=True)
 
     summary = (await engineer.send(engineer.ingest.UploadFile, parts())).summary
     stage.check(summary.accepted == PATIENTS, f"{summary.accepted} uploaded records are accepted")

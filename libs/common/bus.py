@@ -34,7 +34,7 @@ from libs.common.errors import BasaltError, DependencyError, InvalidInputError
 from libs.common.events import Event
 from libs.common.flow import DEAD_LETTER_SUFFIX, Topic
 from libs.common.identity import acting_for
-from libs.common.publishing import DEAD_LETTER_BYTES_MAX, STOP_S_MAX, Publishing
+from libs.common.publishing import DEAD_LETTER_BYTES_MAX, STOP_S_MAX, Publishing, stopped
 from libs.common.stores.ports import Outgoing
 
 TRIES_MAX = 3
@@ -187,14 +187,14 @@ class Bus:
                         which="kafka",
                         next_step="Start it, or set BASALT_KAFKA to where it is.",
                     ) from error
-                await self._broker.stop()
+                await stopped(self._broker.stop())
                 self._broker = self._new_broker()
                 await asyncio.sleep(TRY_AGAIN_S)
 
     async def stop(self) -> None:
         """Handlers at work may finish; what waits for a retry is left for the next start."""
         self._stopping.set()
-        await self._broker.stop()
+        await stopped(self._broker.stop())
         await self._publishing.stop()
 
     async def ping(self) -> None:

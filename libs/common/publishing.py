@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -22,6 +23,21 @@ DEAD_LETTER_BYTES_MAX = MESSAGE_BYTES_MAX + 128 * 1024
 
 Message = tuple[str, str, bytes, frozenset[tuple[str, str]]]
 log = structlog.get_logger(__name__)
+
+
+async def stopped(stop: Coroutine[Any, Any, None]) -> None:
+    """Awaits the stop of a Kafka client.
+
+    A fetch that waits for its next try makes aiokafka's `stop` (0.14.0, Fetcher.close) end with a
+    CancelledError that nobody asked for; our own tasks would take it for theirs and end too.
+    """
+    stopping = asyncio.create_task(stop)
+    try:
+        await asyncio.wait([stopping])
+    finally:
+        stopping.cancel()
+    if not stopping.cancelled():
+        stopping.result()
 
 
 class Publishing:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import socket
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,6 +19,10 @@ LOOPBACK = "127.0.0.1"
 PORT_MIN = 20_000
 PORT_MAX = 32_000
 FREED_S_MAX = 5.0
+# A port is at risk from the moment it is chosen until its server binds it, seconds later: other
+# processes that choose ports here leave it alone as long as its claim is among our latest.
+CLAIMS_MAX = 256
+_claims: deque[socket.socket] = deque(maxlen=CLAIMS_MAX)
 
 
 def is_free(port: int) -> bool:
@@ -34,10 +39,10 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback address that nobody listens on at this moment."""
+    """Different ports of the loopback address that nobody listens on or has just been given."""
     found: list[int] = []
     for port in _candidates():
-        if is_free(port):
+        if is_free(port) and _claimed(port):
             found.append(port)
         if len(found) == count:
             return found
@@ -58,6 +63,8 @@ def remembered_ports(directory: Path, wanted: Mapping[str, int | None]) -> dict[
     earlier: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
     fresh = iter(free_ports(len(wanted)))
     settled = {role: port or earlier.get(role) or next(fresh) for role, port in wanted.items()}
+    for port in earlier.values():
+        _claimed(port)
     if settled != earlier:
         _write_whole(file, json.dumps(settled))
     return settled
@@ -79,6 +86,24 @@ def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1.0):
         return True
     return False
+
+
+def _claimed(port: int) -> bool:
+    """Claim a port until this process ends or has claimed many others; False if it is another's.
+
+    The claim is a name in Linux's abstract socket namespace: it spans what loopback spans, and
+    the kernel drops it with its process, however that ends.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0basalt-port-{port}")
+    except OSError as error:
+        claim.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    _claims.append(claim)
+    return True
 
 
 def _candidates() -> Iterator[int]:

@@ -115,6 +115,7 @@ async def _upload(story: Story) -> AsyncIterator[ingest_pb2.UploadFileRequest]:
     )
     for start in range(0, len(content), 64 * 1024):
         yield ingest_pb2.UploadFileRequest(part=content[start : start + 64 * 1024])
+    yield ingest_pb2.UploadFileRequest(last=True)
 
 
 async def _rollback(story: Story) -> None:

@@ -73,8 +73,7 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         first = await _first(requests)
 
         async def parts() -> AsyncIterator[Sequence[bytes]]:
-            yield first.records
-            async for request in requests:
+            async for request in _whole(first, requests):
                 yield request.records
 
         summary = await self._uploads.take_records(
@@ -89,8 +88,7 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         first = await _first(requests)
 
         async def parts() -> AsyncIterator[bytes]:
-            yield first.part
-            async for request in requests:
+            async for request in _whole(first, requests):
                 yield request.part
 
         summary = await self._uploads.take_file(
@@ -202,3 +200,23 @@ async def _first(requests: AsyncIterator[Any]) -> Any:
             which="source",
             next_step="Send a first message that names the source.",
         ) from None
+
+
+async def _whole(first: Any, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The messages up to the one marked as last. Raises InvalidInputError when there is none.
+
+    A caller that cancels or dies may look to the server like one that has sent everything, so the
+    end of a stream alone never says that an upload is whole.
+    """
+    request = first
+    while not request.last:
+        yield request
+        try:
+            request = await anext(requests)
+        except StopAsyncIteration:
+            raise InvalidInputError(
+                "The upload ended before its last message; nothing of it was taken.",
+                which="last",
+                next_step="Send it again, under the same key, with last set in its final message.",
+            ) from None
+    yield request

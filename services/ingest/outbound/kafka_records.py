@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from libs.common.errors import BasaltError, ConflictError, NotFoundError
+from libs.common.publishing import stopped
 from services.ingest.core.chunk import CHUNK_BYTES_MAX, CHUNK_ROWS_MAX
 from services.ingest.core.intake import Intake
 from services.ingest.core.streams import Position
@@ -184,7 +185,9 @@ class KafkaRecords(ConsumerRebalanceListener):
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await asyncio.wait_for(consumer.stop(), STOP_S_MAX)
+                await asyncio.wait_for(stopped(consumer.stop()), STOP_S_MAX)
+                # A stop that ended early leaves it open, asking for metadata for ever.
+                await consumer._client.close()  # pyright: ignore[reportPrivateUsage]
         await self.on_partitions_revoked(self._partitions)
 
     # Assignment.

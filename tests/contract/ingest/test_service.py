@@ -57,6 +57,7 @@ class Service:
             yield pb.UploadRecordsRequest(source=self.source, idempotency_key=key)
             for each in records:
                 yield pb.UploadRecordsRequest(records=[each])
+            yield pb.UploadRecordsRequest(last=True)
 
         return (await self.stub.UploadRecords(parts(), **self.ann)).summary
 
@@ -187,6 +188,7 @@ async def test_uploads_by_rpc(service: Service) -> None:
         yield pb.UploadFileRequest(source=source, idempotency_key="k", format=format_)
         for at in range(0, len(content), 999):
             yield pb.UploadFileRequest(part=content[at : at + 999])
+        yield pb.UploadFileRequest(last=True)
 
     stub, ann, lines = service.stub, service.ann, pb.FILE_FORMAT_JSON_LINES
     for repeated in (False, True):
@@ -201,6 +203,11 @@ async def test_uploads_by_rpc(service: Service) -> None:
         yield
 
     await refused(stub.UploadRecords(nothing(), **ann), "INVALID_ARGUMENT")
+
+    async def cut_off() -> AsyncIterator[pb.UploadRecordsRequest]:
+        yield pb.UploadRecordsRequest(source=service.source, records=[b"{}"])
+
+    assert "last" in await refused(stub.UploadRecords(cut_off(), **ann), "INVALID_ARGUMENT")
     given_up = stub.UploadRecords(**ann)
     await given_up.write(pb.UploadRecordsRequest(source=service.source, records=[b"{}"]))
     given_up.cancel()

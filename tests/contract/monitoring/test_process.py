@@ -63,7 +63,11 @@ class Process:
         if self._process.returncode is None:
             self._process.send_signal(number)
         status = await asyncio.wait_for(self._process.wait(), 30)
-        return status, self._log.read_text()
+        return status, self.written
+
+    @property
+    def written(self) -> str:
+        return self._log.read_text()
 
 
 @pytest.fixture
@@ -72,6 +76,7 @@ async def process(tmp_path: Path, kafka: Kafka) -> AsyncIterator[Process]:
     yield made
     if made._process is not None and made._process.returncode is None:
         await made.end(signal.SIGKILL)
+    print(made.written)  # pytest shows it when the test has failed.
 
 
 async def publish(bus: Bus, tenant: str, number: int) -> None:

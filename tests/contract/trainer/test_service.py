@@ -74,7 +74,7 @@ class Services:
 
         async def parts() -> AsyncIterator[ingest_pb2.UploadRecordsRequest]:
             yield ingest_pb2.UploadRecordsRequest(source=self.name, idempotency_key=str(first))
-            yield ingest_pb2.UploadRecordsRequest(records=records)
+            yield ingest_pb2.UploadRecordsRequest(records=records, last=True)
 
         answer = await self.ingest.UploadRecords(parts(), **self.ann)
         assert answer.summary.accepted == count

@@ -146,6 +146,7 @@ def upload(
                 while part := opened.read(PART_BYTES):
                     progress.advance(task, len(part))
                     yield pb.UploadFileRequest(part=part)
+            yield pb.UploadFileRequest(last=True)
 
         summary = client.send(client.ingest.UploadFile, parts()).summary
     if summary.repeated_upload:

@@ -94,14 +94,16 @@ class ListSourcesResponse(_message.Message):
     def __init__(self, sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class UploadRecordsRequest(_message.Message):
-    __slots__ = ("source", "idempotency_key", "records")
+    __slots__ = ("source", "idempotency_key", "records", "last")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
     source: str
     idempotency_key: str
     records: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, source: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    last: bool
+    def __init__(self, source: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., records: _Optional[_Iterable[bytes]] = ..., last: _Optional[bool] = ...) -> None: ...
 
 class UploadRecordsResponse(_message.Message):
     __slots__ = ("summary",)
@@ -122,16 +124,18 @@ class UploadSummary(_message.Message):
     def __init__(self, source: _Optional[str] = ..., accepted: _Optional[int] = ..., quarantined: _Optional[int] = ..., repeated_upload: _Optional[bool] = ...) -> None: ...
 
 class UploadFileRequest(_message.Message):
-    __slots__ = ("source", "idempotency_key", "format", "part")
+    __slots__ = ("source", "idempotency_key", "format", "part", "last")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
     source: str
     idempotency_key: str
     format: FileFormat
     part: bytes
-    def __init__(self, source: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., format: _Optional[_Union[FileFormat, str]] = ..., part: _Optional[bytes] = ...) -> None: ...
+    last: bool
+    def __init__(self, source: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., format: _Optional[_Union[FileFormat, str]] = ..., part: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
 
 class UploadFileResponse(_message.Message):
     __slots__ = ("summary",)
