@@ -17,15 +17,22 @@ class ServerTls:
     folder: Path
     service: str
 
-    def _pem(self) -> tuple[bytes, bytes, bytes]:
+    @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        """The key, its certificate, the authority's certificate."""
         files = (f"{self.service}.key", f"{self.service}.pem", "ca.pem")
+        key, certificate, authority = (self.folder / file for file in files)
+        return key, certificate, authority
+
+    def _pem(self) -> tuple[bytes, bytes, bytes]:
         try:
-            key, certificate, authority = ((self.folder / file).read_bytes() for file in files)
+            key, certificate, authority = (path.read_bytes() for path in self.paths)
         except OSError as error:
+            files = ", ".join(path.name for path in self.paths)
             raise PreconditionError(
                 f"The certificates cannot be read: {error.strerror}.",
                 which=str(error.filename),
-                next_step=f"BASALT_TLS names a folder with {', '.join(files)}.",
+                next_step=f"BASALT_TLS names a folder with {files}.",
             ) from error
         return key, certificate, authority
 

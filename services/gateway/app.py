@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from libs.common.access import AuditClient
 from libs.common.foundation import Foundation
 from libs.common.health import Check
+from libs.common.http import HttpServer
 from libs.common.pb.basalt.v1 import security_pb2
 from libs.common.policy import Policy
 from libs.common.rpc import Guard, Server
@@ -22,7 +23,6 @@ from services.gateway.core.limits import TenantLimits
 from services.gateway.core.predicting import Predicting
 from services.gateway.core.site import site
 from services.gateway.inbound.events import event_routes
-from services.gateway.inbound.http import RestServer
 from services.gateway.inbound.inference import InferenceServicer, reflected
 from services.gateway.inbound.rest import Rest
 from services.gateway.inbound.rpc import GatewayServicer
@@ -79,7 +79,7 @@ def build(settings: Settings) -> Service:
             Loop("limits", limit_follower.look, LIMITS_S),
             Loop("envoy watch", envoy_follower.look, ENVOY_S),
             slow_grpc,
-            RestServer(settings.slow_rest_listen, rest.app(), settings.tls),
+            HttpServer("REST", settings.slow_rest_listen, rest.app(), base.tls),
         ],
         checks=[
             Check("envoy", envoy.status),

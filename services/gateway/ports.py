@@ -34,8 +34,8 @@ class DoorFolder(Protocol):
 class RouteFeed(Protocol):
     """What inference has deployed. DependencyError: it cannot be reached."""
 
-    def tables(self) -> AsyncIterator[Table]:
-        """The whole table, now and at each change."""
+    def tables(self) -> AsyncIterator[Table | None]:
+        """The whole table, now and at each change; None while inference has none to give yet."""
         ...
 
 

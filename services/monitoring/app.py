@@ -8,6 +8,7 @@ from libs.common.bus import Bus
 from libs.common.clock import Clock
 from libs.common.foundation import Foundation
 from libs.common.health import Check
+from libs.common.http import HttpServer
 from libs.common.rpc import Peers
 from libs.common.runtime import Closing, Loop, Part, Service
 from libs.common.settings import SERVICES
@@ -20,7 +21,7 @@ from services.monitoring.core.recording import Recording
 from services.monitoring.core.traces import Traces
 from services.monitoring.core.watch import DriftWatch
 from services.monitoring.inbound.events import event_routes
-from services.monitoring.inbound.http import HttpServer, metrics_app, otlp_app
+from services.monitoring.inbound.http import metrics_app, otlp_app
 from services.monitoring.inbound.otlp import OtlpServer
 from services.monitoring.inbound.rpc import MonitoringRpc
 from services.monitoring.outbound.inference_references import InferenceReferences

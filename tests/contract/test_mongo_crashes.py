@@ -63,8 +63,8 @@ async def dying_journal(address: str, fault_at: int) -> tuple[MongoJournal, Faul
     store = MongoJournal(address, "ingest")
     await store.ping()
     faults = Faults(fault_at)
-    store._journal = FaultyCollection(store._journal, faults)
-    store._outbox = FaultyCollection(store._outbox, faults)
+    opened = store._collections._opened
+    opened.update({name: FaultyCollection(each, faults) for name, each in opened.items()})
     return store, faults
 
 

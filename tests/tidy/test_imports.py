@@ -16,14 +16,15 @@ INPUT_AND_OUTPUT = (
     *("libs.common.access", "libs.common.bus", "libs.common.foundation", "libs.common.pb"),
     *("libs.common.peers", "libs.common.publishing", "libs.common.rpc", "libs.common.settings"),
     *("libs.common.status", "libs.common.stores.directory", "libs.common.stores.minio"),
-    *("libs.common.stores.mongo", "libs.common.stores.sqlite"),
+    *("libs.common.http", "libs.common.stores.mongo", "libs.common.stores.mongo_collections"),
+    *("libs.common.stores.sqlite",),
 )
 ABOVE = ("services", "standalone", "apps", "tests", "bench")
 # The clients of brokers and stores, and who alone may hold them.
 CLIENTS = {
     "faststream": ("libs/common/",),
+    "motor": ("libs/common/stores/",),
     # Monitoring keeps its minutes beside the journal: they are many, and nobody decides on them.
-    "motor": ("libs/common/stores/", "services/monitoring/outbound/"),
     "pymongo": ("libs/common/stores/", "services/monitoring/outbound/"),
     "minio": ("libs/common/stores/",),
     # High-rate records do not pass through the bus; the offsets are in the journal.

@@ -15,26 +15,18 @@ relay reads only what waits, however long the journal has grown.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
-from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import ASCENDING, DESCENDING, IndexModel, WriteConcern
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.errors import DuplicateKeyError
 from ulid import ULID
 
-from libs.common.errors import DependencyError, InvalidInputError
 from libs.common.stores.encoding import decoded_outbox, encoded, from_us, to_us
+from libs.common.stores.mongo_collections import MongoCollections
 from libs.common.stores.ports import CauseSeenError, Entry, VersionTakenError
 
-# A server that is gone is reported within these, well before a caller's deadline.
-SELECT_MS_MAX = 3_000
-CONNECT_MS_MAX = 2_000
-SOCKET_MS_MAX = 8_000
-CONNECTIONS_MAX = 32
 POINT_READS_AT_ONCE = 16
 
 # An index for each way of reading; `version: 1` documents list the aggregates of a kind.
@@ -55,20 +47,22 @@ class MongoJournal:
     """The journal of one service in the database that `address` names."""
 
     def __init__(self, address: str, service: str) -> None:
-        self._address = address
-        self._service = service
-        self._database = urlsplit(address).path.strip("/")
-        if not self._database:
-            raise InvalidInputError(
-                "BASALT_JOURNAL names no database.",
-                which="BASALT_JOURNAL",
-                next_step="Use mongodb://HOST/DATABASE.",
-            )
-        self._opening = asyncio.Lock()
-        self._client: AsyncIOMotorClient[dict[str, Any]] | None = None
-        self._journal: Any = None
-        self._outbox: Any = None
-        self._closed = False
+        self._journal_name, self._outbox_name = f"{service}_journal", f"{service}_outbox"
+        self._collections = MongoCollections(
+            address,
+            f"journal of {service}",
+            {self._journal_name: JOURNAL_INDEXES, self._outbox_name: OUTBOX_INDEXES},
+            appname=f"basalt-{service}",
+        )
+        self._reached = self._collections.reached
+
+    @property
+    def _journal(self) -> Any:
+        return self._collections[self._journal_name]
+
+    @property
+    def _outbox(self) -> Any:
+        return self._collections[self._outbox_name]
 
     async def insert(self, entry: Entry) -> None:
         state, outbox = encoded(entry)
@@ -188,9 +182,7 @@ class MongoJournal:
             await self._journal.find_one({"_id": ""})
 
     async def close(self) -> None:
-        self._closed = True
-        if self._client is not None:
-            self._client.close()
+        await self._collections.close()
 
     async def _latest(self, aggregate: str) -> Entry | None:
         wanted = {"aggregate": aggregate}
@@ -200,61 +192,6 @@ class MongoJournal:
     async def _find_one(self, **wanted: str) -> Entry | None:
         document = await self._journal.find_one(wanted)
         return None if document is None else _entry(document)
-
-    @asynccontextmanager
-    async def _reached(self) -> AsyncIterator[None]:
-        """Around every use: opened before, and what the server refuses is one of our errors."""
-        try:
-            await self._open()
-            yield
-        except DuplicateKeyError:
-            raise
-        except (PyMongoError, OSError) as error:
-            raise DependencyError(
-                f"The journal of {self._service} cannot be reached: {_reason(error)}",
-                which="journal",
-                next_step="Start its MongoDB, or set BASALT_JOURNAL to where it is.",
-            ) from error
-
-    async def _open(self) -> None:
-        if self._closed:
-            raise DependencyError(
-                f"The journal of {self._service} is closed.",
-                which="journal",
-                next_step="The service is stopping; try again when it is back.",
-            )
-        async with self._opening:
-            if self._journal is not None:
-                return
-            self._client = self._client or AsyncIOMotorClient(
-                self._address,
-                appname=f"basalt-{self._service}",
-                serverSelectionTimeoutMS=SELECT_MS_MAX,
-                connectTimeoutMS=CONNECT_MS_MAX,
-                socketTimeoutMS=SOCKET_MS_MAX,
-                maxPoolSize=CONNECTIONS_MAX,
-                # The journal knows a repeated insert by itself, on any server.
-                retryWrites=False,
-            )
-            database = self._client[self._database].with_options(
-                write_concern=WriteConcern(w="majority", j=True)
-            )
-            journal = database[f"{self._service}_journal"]
-            outbox = database[f"{self._service}_outbox"]
-            await _index(journal, JOURNAL_INDEXES)
-            await _index(outbox, OUTBOX_INDEXES)
-            self._outbox, self._journal = outbox, journal
-
-
-async def _index(collection: Any, indexes: Sequence[IndexModel]) -> None:
-    """Creates the indexes that are missing, one by one.
-
-    FerretDB falls over (a panic in its handler) when asked for several that exist.
-    """
-    existing = await collection.index_information()
-    for index in indexes:
-        if index.document["name"] not in existing:
-            await collection.create_indexes([index])
 
 
 async def _each(work: Any, arguments: Sequence[Any]) -> list[Any]:
@@ -266,11 +203,6 @@ async def _each(work: Any, arguments: Sequence[Any]) -> list[Any]:
             return await work(argument)
 
     return await asyncio.gather(*(one(argument) for argument in arguments))
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence: the driver appends its whole view of the servers."""
-    return str(error).partition(", Timeout:")[0].partition(" (configured")[0]
 
 
 def _entry(document: dict[str, Any]) -> Entry:

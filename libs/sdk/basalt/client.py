@@ -162,9 +162,16 @@ class Client:
         """The answers of a streaming call, one by one. Leaving the loop ends the call."""
         answers = self.aio.stream(method, request)
         ended = object()
+        # After a Ctrl-C the answer that was waited for may still be on its way out.
+        turn = asyncio.Lock()
 
         async def following() -> Any:
-            return await anext(answers, ended)
+            async with turn:
+                return await anext(answers, ended)
+
+        async def ending() -> None:
+            async with turn:
+                await answers.aclose()
 
         try:
             while (answer := self._run(following())) is not ended:
@@ -172,7 +179,7 @@ class Client:
         finally:
             # Closing the client has ended the call already.
             with suppress(ClosedError):
-                self._run(answers.aclose())
+                self._run(ending())
 
     def send(self, method: Callable[..., Any], requests: Iterable[Any]) -> Any:
         """A call to which a stream of messages is sent; what `requests` raises ends it."""

@@ -15,6 +15,7 @@ from services.gateway.ports import DoorFolder, EnvoyWatch, RouteFeed
 
 RETRY_S = 0.25
 RETRY_S_MAX = 5.0
+NO_TABLE_YET = "inference has no routes yet: it waits until Triton has the deployed models."
 ACCESS_LOG_BYTES_MAX = 64 * 1024 * 1024
 
 log = structlog.get_logger(__name__)
@@ -50,9 +51,10 @@ class RouteFollower:
             self._nudged.clear()
             try:
                 async for table in self._feed.tables():
-                    self._door.take_table(table)
-                    self.problem = ""
                     pause_s = RETRY_S
+                    self.problem = NO_TABLE_YET if table is None else ""
+                    if table is not None:
+                        self._door.take_table(table)
             except BasaltError as error:
                 self.problem = f"Routes are not being followed: {error}"
                 log.warning("routes_not_followed", error=str(error), again_in_s=pause_s)

@@ -16,22 +16,8 @@ import orjson
 
 from libs.common.errors import InternalError, InvalidInputError
 from libs.common.pb.inference import grpc_inference_service_pb2 as pb
+from services.gateway.core.datatypes import DTYPES
 
-# Elements as JSON can hold them; half precision travels as binary data only.
-DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
 BINARY_SIZE = "binary_data_size"
 BINARY = "binary_data"
 BINARY_ALL = "binary_data_output"

@@ -14,10 +14,14 @@ class InferenceRoutes:
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
 
-    async def tables(self) -> AsyncIterator[Table]:
+    async def tables(self) -> AsyncIterator[Table | None]:
         with translated("inference"):
             stub = self._peers.stub(DeploymentServiceStub, "inference")
-            async for answer in stub.WatchRoutes(pb.WatchRoutesRequest()):
+            call = stub.WatchRoutes(pb.WatchRoutesRequest())
+            # These come when inference has taken the call, a table when Triton has the models.
+            await call.initial_metadata()
+            yield None
+            async for answer in call:
                 yield _table(answer)
 
 

@@ -10,24 +10,11 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from libs.common.pb.inference import grpc_inference_service_pb2 as pb
+from services.gateway.core.datatypes import DTYPES
 from services.gateway.core.reporting import DecodedSample, Rows
 from services.gateway.dispatcher.recording import Sample
 
 ROWS_MAX = 256  # Of one sample; the rest of a larger request is not looked at.
-DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
 Table = NDArray[np.float64]
 
 

@@ -207,6 +207,8 @@ class Deployments(pb_grpc.DeploymentServiceServicer):
     async def WatchRoutes(  # noqa: N802
         self, request: pb.WatchRoutesRequest, context: Any
     ) -> AsyncIterator[pb.WatchRoutesResponse]:
+        # The caller knows that it is heard before there is a table.
+        await context.send_initial_metadata(())
         async for table in self.reconciler.tables():
             yield messages.routes(table)
 

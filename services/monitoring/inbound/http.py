@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import socket
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import uvicorn
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc import status_pb2
@@ -19,16 +15,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from libs.common.errors import BasaltError, DependencyError, InvalidInputError, LimitError
+from libs.common.errors import BasaltError, InvalidInputError, LimitError
 from services.monitoring.inbound.otlp import MESSAGE_BYTES_MAX, answer
 from services.monitoring.inbound.spans import from_json, from_protobuf, spans_of
 from services.monitoring.ports import TraceStore
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
-CONNECTIONS_MAX = 256
-KEEP_ALIVE_S = 30
-STOP_GRACE_S = 2
-LISTEN_BACKLOG = 128
 
 
 def metrics_app(exposition: Callable[[], bytes]) -> ASGIApp:
@@ -96,58 +88,3 @@ def _encoded(form: str, message: Message, status_code: int) -> Response:
         else message.SerializeToString()
     )
     return Response(content, media_type=form, status_code=status_code)
-
-
-class _Uvicorn(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # Signals belong to the runtime, which stops the parts in order.
-        yield
-
-
-class HttpServer:
-    """A part of the runtime that serves an ASGI application at host:port."""
-
-    def __init__(self, name: str, listen: str, app: ASGIApp) -> None:
-        self.name = name
-        self._listen = listen
-        self._server = _Uvicorn(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                limit_concurrency=CONNECTIONS_MAX,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=STOP_GRACE_S,
-            )
-        )
-        self._task: asyncio.Task[None] | None = None
-        self.port = 0
-
-    async def start(self) -> None:
-        listener = self._bind()
-        self.port = listener.getsockname()[1]
-        self._task = asyncio.create_task(self._server.serve([listener]), name=self.name)
-
-    def _bind(self) -> socket.socket:
-        host, _, port = self._listen.rpartition(":")
-        try:
-            return socket.create_server((host, int(port)), backlog=LISTEN_BACKLOG)
-        except (OSError, ValueError, OverflowError) as error:
-            raise DependencyError(
-                f"{self._listen} cannot be listened on for {self.name}: {error}.",
-                which=self._listen,
-                next_step="Another process may hold the port: end it, or set another host:port.",
-            ) from error
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._server.should_exit = True
-            await self._task
-
-    @property
-    def problem(self) -> str:
-        ended = self._task is not None and self._task.done()
-        return f"{self.name} is no longer served." if ended else ""

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
-from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import WriteConcern
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo import ASCENDING, IndexModel
+from pymongo.errors import DuplicateKeyError
 
-from libs.common.errors import DependencyError, InvalidInputError
 from libs.common.events import PredictionSample, PredictionsServed
+from libs.common.stores.mongo_collections import MongoCollections
 from services.monitoring.core.drift import DriftReport
 from services.monitoring.core.serving import Series, Totals
 from services.monitoring.outbound import batches
 
-# A server that is gone is reported within these.
-SELECT_MS_MAX = 3_000
-SOCKET_MS_MAX = 8_000
-PREFIX = "monitoring_"
+BATCH, SAMPLE, REPORT = "monitoring_batch", "monitoring_sample", "monitoring_report"
 VERSIONS_MAX = 500
 DELETES_MAX = 1_000
+
+
+def _index(name: str, *fields: str) -> IndexModel:
+    return IndexModel([(field, ASCENDING) for field in fields], name=name)
+
+
+INDEXES = {
+    BATCH: [_index("series", "tenant", "model", "until_us"), _index("age", "until_us")],
+    SAMPLE: [_index("series", "tenant", "model", "version", "until_us")],
+    REPORT: [_index("series", "tenant", "model", "version", "at_us")],
+}
 
 
 class MongoServing:
@@ -36,24 +39,27 @@ class MongoServing:
     """
 
     def __init__(self, address: str) -> None:
-        self._address = address
-        self._database = urlsplit(address).path.strip("/")
-        if not self._database:
-            raise InvalidInputError(
-                "BASALT_JOURNAL names no database.",
-                which="BASALT_JOURNAL",
-                next_step="Use mongodb://HOST/DATABASE.",
-            )
-        self._opening = asyncio.Lock()
-        self._client: AsyncIOMotorClient[dict[str, Any]] | None = None
-        self._batches: Any = None
-        self._samples: Any = None
-        self._reports: Any = None
+        self._collections = MongoCollections(
+            address, "serving store", INDEXES, appname="basalt-monitoring-serving"
+        )
+        self._reached = self._collections.reached
+
+    @property
+    def _batches(self) -> Any:
+        return self._collections[BATCH]
+
+    @property
+    def _samples(self) -> Any:
+        return self._collections[SAMPLE]
+
+    @property
+    def _reports(self) -> Any:
+        return self._collections[REPORT]
 
     async def add(self, batch: PredictionsServed) -> bool:
         key = {"tenant": batch.tenant, "model": batch.model, "version": batch.version}
         until_us = batches.us(batch.until)
-        async with self._answering():
+        async with self._reached():
             if await self._batches.find_one({"_id": batch.id}, {"_id": 1}):
                 return False
             if batch.samples:
@@ -91,7 +97,7 @@ class MongoServing:
         if since is not None:
             query["until_us"] = {"$gt": batches.us(since)}
         found: dict[Series, Totals] = {}
-        async with self._answering():
+        async with self._reached():
             async for each in self._batches.find(query):
                 series = Series(tenant, each["model"], each["version"])
                 totals = found.setdefault(series, Totals())
@@ -112,7 +118,7 @@ class MongoServing:
             query["until_us"] = {"$gte": batches.us(since)}
         found: list[tuple[PredictionSample, ...]] = []
         rows = 0
-        async with self._answering():
+        async with self._reached():
             async for each in self._samples.find(query).sort([("until_us", -1), ("_id", -1)]):
                 found.append(batches.unpacked(each["content"]))
                 rows += each["rows"]
@@ -128,12 +134,12 @@ class MongoServing:
             "at_us": at_us,
             "content": report.model_dump_json(),
         }
-        async with self._answering():
+        async with self._reached():
             await _insert_once(self._reports, document)
 
     async def reports(self, tenant: str, model: str) -> list[DriftReport]:
         newest: dict[int, DriftReport] = {}
-        async with self._answering():
+        async with self._reached():
             versions = await self._reports.distinct("version", {"tenant": tenant, "model": model})
             for version in sorted(versions)[-VERSIONS_MAX:]:
                 query = _of(Series(tenant, model, version))
@@ -143,7 +149,7 @@ class MongoServing:
 
     async def prune(self, now: datetime) -> None:
         oldest = batches.us(now - timedelta(microseconds=batches.BATCH_US_MAX))
-        async with self._answering():
+        async with self._reached():
             await self._batches.delete_many({"until_us": {"$lt": oldest}})
             await self._samples.delete_many({"until_us": {"$lt": oldest}})
             over = await self._batches.count_documents({}) - batches.BATCHES_MAX
@@ -177,54 +183,11 @@ class MongoServing:
             await self._reports.delete_many(query)
 
     async def ping(self) -> None:
-        async with self._answering():
+        async with self._reached():
             await self._batches.find_one({"_id": ""}, {"_id": 1})
 
     async def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-
-    @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
-        """Around every use: opened before, and what the server refuses is one of our errors."""
-        try:
-            await self._open()
-            yield
-        except (PyMongoError, OSError) as error:
-            reason = str(error).partition(", Timeout:")[0]
-            raise DependencyError(
-                f"The serving store does not answer: {reason}",
-                which="serving store",
-                next_step="Start its MongoDB, or set BASALT_JOURNAL to where it is.",
-            ) from error
-
-    async def _open(self) -> None:
-        async with self._opening:
-            if self._batches is not None:
-                return
-            self._client = self._client or AsyncIOMotorClient(
-                self._address,
-                appname="basalt-monitoring-serving",
-                serverSelectionTimeoutMS=SELECT_MS_MAX,
-                socketTimeoutMS=SOCKET_MS_MAX,
-                # A repeated insert is known by its id, on any server.
-                retryWrites=False,
-            )
-            base = self._client[self._database].with_options(
-                write_concern=WriteConcern(w="majority", j=True)
-            )
-            batch, sample, report = (base[PREFIX + name] for name in ("batch", "sample", "report"))
-            await _index(batch, "series", ["tenant", "model", "until_us"])
-            await _index(batch, "age", ["until_us"])
-            await _index(sample, "series", ["tenant", "model", "version", "until_us"])
-            await _index(report, "series", ["tenant", "model", "version", "at_us"])
-            self._batches, self._samples, self._reports = batch, sample, report
-
-
-async def _index(collection: Any, name: str, fields: list[str]) -> None:
-    # One at a time, and only what is missing: FerretDB falls over otherwise.
-    if name not in await collection.index_information():
-        await collection.create_index([(field, 1) for field in fields], name=name)
+        await self._collections.close()
 
 
 def _of(series: Series) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -80,7 +81,9 @@ async def process(tmp_path: Path, kafka: Kafka) -> AsyncIterator[Process]:
 
 
 async def publish(bus: Bus, tenant: str, number: int) -> None:
-    event = batch(f"{tenant}-{number}", tenant=tenant, model=f"m{number % 4}", requests=number)
+    # Of now: what is older than its retention is pruned, even while the test waits for it.
+    now, model = datetime.now(UTC), f"m{number % 4}"
+    event = batch(f"{tenant}-{number}", at=now, tenant=tenant, model=model, requests=number)
     topic = flow.PREDICTIONS_SERVED
     await bus.publish(
         Outgoing(

@@ -193,10 +193,10 @@ def test_a_mongodb_address_without_a_database_is_refused(address: str) -> None:
 
 
 async def test_a_mongodb_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.monitoring.outbound.mongo_serving.SELECT_MS_MAX", 200)
+    monkeypatch.setattr("libs.common.stores.mongo_collections.SELECT_MS_MAX", 200)
     store = MongoServing("mongodb://127.0.0.1:1/basalt")
 
-    with pytest.raises(BasaltError, match="serving store does not answer") as raised:
+    with pytest.raises(BasaltError, match="serving store cannot be reached") as raised:
         await store.add(batch("a"))
     assert raised.value.retryable
     await store.close()

@@ -14,6 +14,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from opentelemetry.sdk.trace import ReadableSpan
 
 from libs.common import telemetry
 from libs.common.errors import (
@@ -97,7 +98,13 @@ async def test_a_fault_of_ours_leaks_nothing(
     assert type(error) is InternalError
     assert "hunter2" not in f"{error} {error.which} {error.next_step}"
     assert "failed" in error.what
-    (span,) = [each for each in spans.named(f"{NAME}/{method}") if each.kind.name == "SERVER"]
+
+    def served() -> list[ReadableSpan]:
+        return [each for each in spans.named(f"{NAME}/{method}") if each.kind.name == "SERVER"]
+
+    # A span ends a moment after its caller has the answer.
+    await eventually(served)
+    (span,) = served()
     assert span.context
     assert error.which == f"{span.context.trace_id:032x}", "The operators find it by its trace."
 
@@ -429,5 +436,6 @@ async def test_a_traceparent_that_is_none_begins_a_trace(running: Running, spans
     async with grpc.aio.insecure_channel(running.address) as channel:
         await EchoStub(channel).Open(HELLO, metadata=(("traceparent", "00-nonsense"),))
 
+    await eventually(lambda: spans.named(f"{NAME}/Open"))
     (span,) = spans.named(f"{NAME}/Open")
     assert span.parent is None

@@ -70,8 +70,8 @@ def test_the_same_inputs_make_the_same_files() -> None:
 def test_each_call_has_its_way() -> None:
     ways = routed(rendered())
     assert ways["/inference.GRPCInferenceService/ModelInfer"] == "dispatcher"
-    assert ways["/inference.GRPCInferenceService/"] == "slow-grpc"
-    assert ways["/v2"] == "slow-rest"
+    assert ways["/inference.GRPCInferenceService/"] == "gateway-grpc"
+    assert ways["/v2"] == "gateway-rest"
     assert ways["/basalt.v1.DeploymentService/"] == "inference"
     assert ways["/basalt.v1.AuditService/"] == "security"
     assert not [path for path in ways if "HealthService" in path]
@@ -172,8 +172,8 @@ def test_whoever_listens_everywhere_is_reached_as_its_peers_reach_it() -> None:
         each["name"]: each["type"]
         for each in json.loads(dict(rendered(site=placed).files)["cds.json"])["resources"]
     }
-    assert named["slow-grpc"] == "STRICT_DNS"
-    assert named["slow-rest"] == "STATIC"
+    assert named["gateway-grpc"] == "STRICT_DNS"
+    assert named["gateway-rest"] == "STATIC"
 
 
 @pytest.mark.parametrize("listen", ["7080", "host:", ":7080", "host:0", "host:99999", "host:x"])

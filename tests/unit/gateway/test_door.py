@@ -182,11 +182,11 @@ async def test_a_door_that_can_never_open_says_why() -> None:
 class Feed:
     """Answers with what is in `answers`, then stands still or fails."""
 
-    def __init__(self, *answers: Table | Exception) -> None:
+    def __init__(self, *answers: Table | Exception | None) -> None:
         self.answers = list(answers)
         self.asked = 0
 
-    async def tables(self) -> AsyncIterator[Table]:
+    async def tables(self) -> AsyncIterator[Table | None]:
         self.asked += 1
         while self.answers:
             answer = self.answers.pop(0)
@@ -206,6 +206,14 @@ async def test_routes_are_followed_through_an_outage(bench: Bench) -> None:
     assert follower.problem == ""
     follower.nudge()
     await eventually(lambda: feed.asked >= 3)
+    await follower.stop()
+
+
+async def test_while_inference_has_no_routes_it_is_not_said_to_be_away(bench: Bench) -> None:
+    away = DependencyError("The service inference cannot be reached.", which="inference")
+    follower = RouteFollower(Feed(away, None), bench.door)
+    await follower.start()
+    await eventually(lambda: "waits until Triton" in follower.problem)
     await follower.stop()
 
 

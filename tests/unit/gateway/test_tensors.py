@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from libs.common.errors import BasaltError, InvalidInputError
 from libs.common.pb.inference import grpc_inference_service_pb2 as pb
-from services.gateway.inbound.tensors import DTYPES, Wanted, answer_of, request_of
+from services.gateway.core.datatypes import DTYPES
+from services.gateway.inbound.tensors import Wanted, answer_of, request_of
 
 JSON_ONLY = Wanted(binary=False, names={})
 

@@ -286,7 +286,7 @@ def test_ctrl_c_is_130_and_silent(server: Answering) -> None:
         assert command.stdout.readline().strip().endswith("epoch")
         command.send_signal(signal.SIGINT)
         _, complaint = command.communicate(timeout=30)
-    assert command.returncode == 130
+    assert command.returncode == 130, complaint
     assert "Traceback" not in complaint
 
 

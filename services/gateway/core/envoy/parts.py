@@ -19,8 +19,8 @@ INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 # What is not a service of ours but has a cluster.
 DISPATCHER = "dispatcher"
-SLOW_GRPC = "slow-grpc"
-SLOW_REST = "slow-rest"
+SLOW_GRPC = "gateway-grpc"
+SLOW_REST = "gateway-rest"
 
 
 def typed(kind: str, **fields: Any) -> Json:

@@ -7,12 +7,13 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from libs.common.errors import DependencyError
+from libs.common.tls import ServerTls
 
 CONNECTIONS_MAX = 1_024
 KEEP_ALIVE_S = 75
@@ -27,23 +28,25 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-class RestServer:
-    """`tls` is the folder of the services' certificates: then callers must have one of them."""
+class HttpServer:
+    """Serves an application at host:port; `port` is the one that a port of 0 became.
 
-    name = "rest"
+    With `tls` callers must have a certificate of the same authority.
+    """
 
-    def __init__(self, listen: str, app: ASGIApp, tls: Path | None) -> None:
+    def __init__(self, name: str, listen: str, app: ASGIApp, tls: ServerTls | None = None) -> None:
+        self.name = name
+        self.port = 0
         self._listen = listen
-        secured = (
-            {}
-            if tls is None
-            else {
-                "ssl_keyfile": str(tls / "gateway.key"),
-                "ssl_certfile": str(tls / "gateway.pem"),
-                "ssl_ca_certs": str(tls / "ca.pem"),
+        secured: dict[str, Any] = {}
+        if tls is not None:
+            key, certificate, authority = map(str, tls.paths)
+            secured = {
+                "ssl_keyfile": key,
+                "ssl_certfile": certificate,
+                "ssl_ca_certs": authority,
                 "ssl_cert_reqs": ssl.CERT_REQUIRED,
             }
-        )
         self._server = _Uvicorn(
             uvicorn.Config(
                 app,
@@ -62,6 +65,7 @@ class RestServer:
 
     async def start(self) -> None:
         listener = self._bind()
+        self.port = listener.getsockname()[1]
         self._task = asyncio.create_task(self._server.serve([listener]), name=self.name)
 
     def _bind(self) -> socket.socket:
@@ -70,7 +74,7 @@ class RestServer:
             return socket.create_server((host.strip("[]"), int(port)), backlog=LISTEN_BACKLOG)
         except (OSError, ValueError, OverflowError) as error:
             raise DependencyError(
-                f"{self._listen} cannot be listened on for REST: {error}.",
+                f"{self._listen} cannot be listened on for {self.name}: {error}.",
                 which=self._listen,
                 next_step="Another process may hold the port: end it, or set another host:port.",
             ) from error
@@ -83,4 +87,4 @@ class RestServer:
     @property
     def problem(self) -> str:
         ended = self._task is not None and self._task.done()
-        return "REST is no longer served." if ended else ""
+        return f"{self.name} is no longer served." if ended else ""
