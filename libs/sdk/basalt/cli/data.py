@@ -19,6 +19,7 @@ from basalt.cli.output import (
     as_json,
     console,
     fields,
+    listed,
     plain,
     read_text,
     short,
@@ -75,22 +76,18 @@ def list_sources(limit: Limit = 100, json: Json = False) -> None:
     """
     with platform() as client:
         found = pages(client, client.ingest.ListSources, pb.ListSourcesRequest(), "sources", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Sources",
         ("name", "topic", "accepted", "quarantined", "duplicates", "revision"),
-        (
-            (
-                each.name,
-                each.topic,
-                each.records_accepted,
-                each.records_quarantined,
-                each.records_duplicate,
-                each.revision,
-            )
-            for each in found
+        lambda each: (
+            each.name,
+            each.topic,
+            each.records_accepted,
+            each.records_quarantined,
+            each.records_duplicate,
+            each.revision,
         ),
     )
 
@@ -188,16 +185,12 @@ def list_datasets(limit: Limit = 100, json: Json = False) -> None:
         found = pages(
             client, client.ingest.ListDatasets, pb.ListDatasetsRequest(), "datasets", limit
         )
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Datasets",
         ("name", "latest version", "rows", "not yet sealed", "changed"),
-        (
-            (d.name, d.latest_version, d.row_count, d.records_unsealed, when(d.changed_at))
-            for d in found
-        ),
+        lambda d: (d.name, d.latest_version, d.row_count, d.records_unsealed, when(d.changed_at)),
     )
 
 
@@ -210,23 +203,19 @@ def list_versions(dataset: str, limit: Limit = 100, json: Json = False) -> None:
     request = pb.ListDatasetVersionsRequest(dataset=dataset)
     with platform() as client:
         found = pages(client, client.ingest.ListDatasetVersions, request, "versions", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         f"Versions of {dataset}",
         ("version", "rows", "duplicates dropped", "in quarantine", "manifest", "sealed", "by"),
-        (
-            (
-                v.version,
-                v.row_count,
-                v.duplicates_dropped,
-                v.quarantined,
-                short(v.manifest_sha256),
-                when(v.sealed.at),
-                v.sealed.by,
-            )
-            for v in found
+        lambda v: (
+            v.version,
+            v.row_count,
+            v.duplicates_dropped,
+            v.quarantined,
+            short(v.manifest_sha256),
+            when(v.sealed.at),
+            v.sealed.by,
         ),
     )
 
@@ -311,16 +300,12 @@ def list_quarantine(
     request = pb.ListQuarantineRequest(source=source)
     with platform() as client:
         found = pages(client, client.ingest.ListQuarantine, request, "records", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Quarantine",
         ("id", "source", "state", "reason", "what is wrong", "origin"),
-        (
-            (r.id, r.source, word(pb.QuarantineState, r.state), r.reason, r.detail, r.origin)
-            for r in found
-        ),
+        lambda r: (r.id, r.source, word(pb.QuarantineState, r.state), r.reason, r.detail, r.origin),
     )
 
 

@@ -9,7 +9,7 @@ import typer
 
 from basalt import session
 from basalt.cli.client import connected, pages, platform
-from basalt.cli.output import Json, Limit, as_json, say, table, told, when
+from basalt.cli.output import Json, Limit, listed, say, told, when
 from basalt.client import Client
 from basalt.errors import BasaltError
 from basalt.pb.basalt.v1 import security_pb2 as pb
@@ -214,21 +214,17 @@ def list_users(limit: Limit = 100, json: Json = False) -> None:
     """
     with platform() as client:
         found = pages(client, client.identity.ListUsers, pb.ListUsersRequest(), "users", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Users",
         ("name", "roles", "disabled", "changed", "by"),
-        (
-            (
-                u.name,
-                ", ".join(u.roles),
-                "disabled" if u.disabled else "",
-                when(u.changed.at),
-                u.changed.by,
-            )
-            for u in found
+        lambda u: (
+            u.name,
+            ", ".join(u.roles),
+            "disabled" if u.disabled else "",
+            when(u.changed.at),
+            u.changed.by,
         ),
     )
 
@@ -272,21 +268,17 @@ def list_keys(limit: Limit = 100, json: Json = False) -> None:
     """
     with platform() as client:
         found = pages(client, client.identity.ListApiKeys, pb.ListApiKeysRequest(), "keys", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "API keys",
         ("id", "name", "roles", "expires", "revoked"),
-        (
-            (
-                k.id,
-                k.name,
-                ", ".join(k.roles),
-                when(k.expires_at),
-                "revoked" if k.revoked else "",
-            )
-            for k in found
+        lambda k: (
+            k.id,
+            k.name,
+            ", ".join(k.roles),
+            when(k.expires_at),
+            "revoked" if k.revoked else "",
         ),
     )
 

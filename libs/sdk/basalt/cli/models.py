@@ -16,6 +16,7 @@ from basalt.cli.output import (
     console,
     done,
     fields,
+    listed,
     mark,
     plain,
     short,
@@ -46,21 +47,17 @@ def list_models(limit: Limit = 100, json: Json = False) -> None:
     """
     with platform() as client:
         found = pages(client, client.models.ListModels, pb.ListModelsRequest(), "models", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Models",
         ("name", "latest", "stage", "aliases", "changed"),
-        (
-            (
-                m.name,
-                m.latest_version,
-                word(pb.ModelStage, m.latest_stage),
-                ", ".join(f"{alias}={version}" for alias, version in m.aliases.items()),
-                when(m.changed_at),
-            )
-            for m in found
+        lambda m: (
+            m.name,
+            m.latest_version,
+            word(pb.ModelStage, m.latest_stage),
+            ", ".join(f"{alias}={version}" for alias, version in m.aliases.items()),
+            when(m.changed_at),
         ),
     )
 
@@ -74,25 +71,21 @@ def list_versions(model: str, limit: Limit = 100, json: Json = False) -> None:
     request = pb.ListModelVersionsRequest(model=model)
     with platform() as client:
         found = pages(client, client.models.ListModelVersions, request, "versions", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         f"Versions of {model}",
         ("version", "stage", "data", "metrics", "author", "reviews", "manifest"),
-        (
-            (
-                v.version,
-                word(pb.ModelStage, v.stage),
-                f"{v.lineage.dataset} v{v.lineage.dataset_version}",
-                ", ".join(f"{m.name} {m.value:.4f}" for m in v.metrics),
-                v.author,
-                ", ".join(
-                    f"{'approved' if r.approved else 'rejected'} by {r.reviewer}" for r in v.reviews
-                ),
-                short(v.manifest_sha256),
-            )
-            for v in found
+        lambda v: (
+            v.version,
+            word(pb.ModelStage, v.stage),
+            f"{v.lineage.dataset} v{v.lineage.dataset_version}",
+            ", ".join(f"{m.name} {m.value:.4f}" for m in v.metrics),
+            v.author,
+            ", ".join(
+                f"{'approved' if r.approved else 'rejected'} by {r.reviewer}" for r in v.reviews
+            ),
+            short(v.manifest_sha256),
         ),
     )
 
@@ -269,23 +262,19 @@ def list_deployments(limit: Limit = 100, json: Json = False) -> None:
     request = pb.ListDeploymentsRequest()
     with platform() as client:
         found = pages(client, client.deployments.ListDeployments, request, "deployments", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Deployments",
         ("model", "revision", "serves", "action", "changed", "by", "problem"),
-        (
-            (
-                d.model,
-                d.revision,
-                serves(d),
-                d.action,
-                when(d.changed.at),
-                d.changed.by,
-                d.problem,
-            )
-            for d in found
+        lambda d: (
+            d.model,
+            d.revision,
+            serves(d),
+            d.action,
+            when(d.changed.at),
+            d.changed.by,
+            d.problem,
         ),
     )
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -47,6 +47,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Limit = Annotated[int, typer.Option(help="How many to list at the most.", min=1)]
 
 Cell = object  # Shown as text; a rich Text keeps its style.
+M = TypeVar("M", bound=Message)
 
 
 def plain(value: Cell) -> str:
@@ -106,6 +107,20 @@ def _plain(message: Message) -> dict[str, Any]:
     return MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+
+
+def listed(
+    found: Sequence[M],
+    json: bool,
+    title: str,
+    columns: Sequence[str],
+    row: Callable[[M], Sequence[Cell]],
+) -> None:
+    """What a list command answers: an array of all that is known, or a table of what matters."""
+    if json:
+        as_json(found)
+    else:
+        table(title, columns, map(row, found))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

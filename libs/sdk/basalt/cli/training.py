@@ -17,9 +17,9 @@ from basalt.cli.output import (
     console,
     done,
     fields,
+    listed,
     plain,
     read_text,
-    table,
     told,
     when,
     word,
@@ -61,13 +61,12 @@ def list_pipelines(limit: Limit = 100, json: Json = False) -> None:
         found = pages(
             client, client.trainer.ListPipelines, pb.ListPipelinesRequest(), "pipelines", limit
         )
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Pipelines",
         ("name", "dataset", "model", "revision", "changed", "by"),
-        ((p.name, p.dataset, p.model, p.revision, when(p.changed.at), p.changed.by) for p in found),
+        lambda p: (p.name, p.dataset, p.model, p.revision, when(p.changed.at), p.changed.by),
     )
 
 
@@ -158,24 +157,20 @@ def list_jobs(
     request = pb.ListJobsRequest(pipeline=pipeline)
     with platform() as client:
         found = pages(client, client.trainer.ListJobs, request, "jobs", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Jobs",
         ("id", "state", "progress", "data", "trigger", "attempt", "queued", "failure"),
-        (
-            (
-                j.id,
-                word(pb.JobState, j.state),
-                f"{j.progress:.0%}",
-                f"{j.dataset} v{j.dataset_version}",
-                j.trigger,
-                j.attempt,
-                when(j.queued_at),
-                j.failure,
-            )
-            for j in found
+        lambda j: (
+            j.id,
+            word(pb.JobState, j.state),
+            f"{j.progress:.0%}",
+            f"{j.dataset} v{j.dataset_version}",
+            j.trigger,
+            j.attempt,
+            when(j.queued_at),
+            j.failure,
         ),
     )
 

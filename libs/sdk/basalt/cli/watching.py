@@ -21,6 +21,7 @@ from basalt.cli.output import (
     console,
     done,
     fields,
+    listed,
     mark,
     plain,
     read_text,
@@ -135,13 +136,12 @@ def alerts(limit: Limit = 50, json: Json = False) -> None:
     """
     with platform() as client:
         found = pages(client, client.monitoring.ListAlerts, pb.ListAlertsRequest(), "alerts", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Alerts",
         ("at", "severity", "kind", "subject", "message", "trace"),
-        ((when(a.at), a.severity, a.kind, a.subject, a.message, a.trace_id) for a in found),
+        lambda a: (when(a.at), a.severity, a.kind, a.subject, a.message, a.trace_id),
     )
 
 
@@ -224,15 +224,19 @@ def list_audit(
     request = security_pb2.ListAuditRequest(action=action)
     with platform() as client:
         found = pages(client, client.audit.ListAudit, request, "records", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Audit",
         ("no.", "at", "who", "what", "on", "decision", "hash"),
-        (
-            (r.sequence, when(r.at), r.actor, r.action, r.resource, r.decision, short(r.hash))
-            for r in found
+        lambda r: (
+            r.sequence,
+            when(r.at),
+            r.actor,
+            r.action,
+            r.resource,
+            r.decision,
+            short(r.hash),
         ),
     )
 
@@ -313,13 +317,12 @@ def list_dead_letters(
     request = pb.ListDeadLettersRequest(topic=topic)
     with platform() as client:
         found = pages(client, client.monitoring.ListDeadLetters, request, "letters", limit)
-    if json:
-        as_json(found)
-        return
-    table(
+    listed(
+        found,
+        json,
         "Dead letters",
         ("id", "topic", "consumer", "error", "attempts", "at", "replayed"),
-        ((d.id, d.topic, d.consumer, d.error, d.attempts, when(d.at), d.replayed) for d in found),
+        lambda d: (d.id, d.topic, d.consumer, d.error, d.attempts, when(d.at), d.replayed),
     )
 
 
