@@ -89,6 +89,14 @@ async def test_without_triton_calls_are_told_so_after_a_bounded_wait(door: Door)
         assert f"Triton at {door.peer.address} cannot be reached" in message
 
 
+async def test_without_triton_a_caller_in_haste_hears_it_within_its_deadline(door: Door) -> None:
+    await door.peer.stop()
+    await eventually(lambda: not door.dispatcher.snapshot().triton_connected)
+    code, message = await door.refused(request([[1]]), timeout=0.7)
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert f"Triton at {door.peer.address} cannot be reached" in message
+
+
 async def test_a_triton_that_says_goodbye_finishes_and_is_replaced(door: Door) -> None:
     door.peer.open.clear()
     sent = door.call(request([[1]]))

@@ -16,6 +16,9 @@ from services.gateway.dispatcher.wire import GRPC_PREFIX_BYTES, grpc_prefix
 
 # Errors that are the server's state, not something that one member of a batch may have caused.
 _NOT_A_MEMBERS_FAULT = frozenset({Status.UNAVAILABLE})
+ABSENCE_LOOK_S = 0.05
+# Whose deadline is nearer than this is told that Triton is away while there is time to hear it.
+LAST_MOMENT_S = 0.2
 
 
 class Delivery:
@@ -278,13 +281,17 @@ class Delivery:
 
     def watch_absence(self) -> None:
         if self._absence is None:
-            self._absence = self._loop.call_later(self._limits.triton_absent_s_max, self._give_up)
+            self._absence = self._loop.call_later(ABSENCE_LOOK_S, self._look_for_triton)
 
-    def _give_up(self) -> None:
-        """Tells the waiting callers that Triton has not come back in time."""
+    def _look_for_triton(self) -> None:
+        """Tells callers that Triton is away: all when it is too long, before it who must go."""
         self._absence = None
         if self.upstream.current is not None:
             return
+        now = monotonic()
+        given_up = now - self.upstream.down_since > self._limits.triton_absent_s_max
         for model in self.models.values():
-            for call in model.drain():
+            for call in model.drain() if given_up else model.take_due(now + LAST_MOMENT_S):
                 self._ledger.refuse(call, Status.UNAVAILABLE, self._absence_message())
+        if not given_up:
+            self.watch_absence()

@@ -3,6 +3,7 @@
 from collections import deque
 
 from services.gateway.dispatcher.calls import Call
+from services.gateway.dispatcher.deadlines import TICK_S
 from services.gateway.dispatcher.merging import Lane
 from services.gateway.dispatcher.routing import Target
 
@@ -94,6 +95,14 @@ class ModelQueue:
         self.waiting -= len(batch)
         self.merged_out += 1
         return lane, batch, rows
+
+    def take_due(self, deadline: float) -> list[Call]:
+        """Takes out the calls whose deadline comes before this one."""
+        waiting = [*self.singles, *(call for lane in self.ready for call in lane.waiting)]
+        due = [call for call in waiting if call.deadline_tick * TICK_S < deadline]
+        for call in due:
+            self.remove(call)
+        return due
 
     def drain(self) -> list[Call]:
         """Takes everything out: Triton is not there, and the callers are told."""
