@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Protocol
 
 from libs.common.events import PredictionSample, PredictionsServed
+from services.monitoring.core.components import Component
 from services.monitoring.core.drift import DriftReport, Reference
-from services.monitoring.core.health import Component
 from services.monitoring.core.serving import Series, Totals
-from services.monitoring.core.traces import Span, TraceSummary
+from services.monitoring.core.spans import Span, TraceSummary
 
 
 class ServingStore(Protocol):

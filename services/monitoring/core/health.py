@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import TYPE_CHECKING
 
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError
 from libs.common.identity import PLATFORM
 from services.monitoring.core.alerts import Alerts
-
-if TYPE_CHECKING:
-    from services.monitoring.ports import HealthProbe, Meters
-
-
-class State(enum.IntEnum):
-    """The numbers of the contract's HealthState: the greater, the worse."""
-
-    SERVING = 1
-    DEGRADED = 2
-    NOT_SERVING = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """A service or a dependency; `problem` says what is wrong and what next."""
-
-    name: str
-    state: State
-    problem: str
-    checked_at: datetime
-    reported_by: str
+from services.monitoring.core.components import Component, State
+from services.monitoring.ports import HealthProbe, Meters
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,49 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from libs.common.errors import InvalidInputError, NotFoundError, PreconditionError
 from libs.common.identity import PLATFORM
 from services.monitoring.core.paging import not_a_token
-
-if TYPE_CHECKING:
-    from services.monitoring.ports import TraceStore
+from services.monitoring.core.spans import Span, TraceSummary
+from services.monitoring.ports import TraceStore
 
 SPANS_SHOWN_MAX = 5_000
 LINKED_TRACES_MAX = 50
 LINK_STEPS_MAX = 6
 ANCESTORS_MAX = 1_000
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """`tenant` is "" where the span names none, or the platform itself."""
-
-    trace_id: str
-    span_id: str
-    parent_span_id: str
-    service: str
-    name: str
-    kind: str
-    started_us: int
-    duration_us: int
-    failed: bool
-    status_message: str
-    tenant: str
-    attributes: Mapping[str, str]
-    linked_trace_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TraceSummary:
-    trace_id: str
-    root: str
-    spans: int
-    failed: bool
-    started_us: int
-    duration_us: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,14 @@ from libs.common.pb.basalt.v1 import monitoring_pb2 as pb
 from libs.common.pb.basalt.v1 import monitoring_pb2_grpc as pb_grpc
 from libs.common.stores.ports import Entry
 from services.monitoring.core.alerts import Alerts
+from services.monitoring.core.components import Component
 from services.monitoring.core.deadletters import DeadLetter, DeadLetters, Replay
-from services.monitoring.core.health import Component, PlatformHealth, overall
+from services.monitoring.core.health import PlatformHealth, overall
 from services.monitoring.core.paging import page_size
 from services.monitoring.core.recording import Recording
 from services.monitoring.core.serving import ServingFigures
-from services.monitoring.core.traces import Span, Traces, TraceSummary
+from services.monitoring.core.spans import Span, TraceSummary
+from services.monitoring.core.traces import Traces
 from services.monitoring.core.watch import DriftAnswer, DriftWatch
 
 

@@ -21,7 +21,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from libs.common import telemetry
 from libs.common.errors import InvalidInputError
 from libs.common.identity import PLATFORM
-from services.monitoring.core.traces import Span
+from services.monitoring.core.spans import Span
 
 SPANS_MAX = 10_000
 ATTRIBUTES_MAX = 64

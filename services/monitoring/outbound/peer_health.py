@@ -15,7 +15,7 @@ from libs.common.health import CHECK_TIMEOUT_S
 from libs.common.pb.basalt.v1 import health_pb2 as pb
 from libs.common.pb.basalt.v1.health_pb2_grpc import HealthServiceStub
 from libs.common.rpc import Peers, translated
-from services.monitoring.core.health import Component, State
+from services.monitoring.core.components import Component, State
 
 # A service looks at its dependencies for up to `health.CHECK_TIMEOUT_S` before it answers.
 ASK_TIMEOUT_S = CHECK_TIMEOUT_S + 1.0

@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 
 from libs.common import telemetry
 from libs.common.events import PredictionsServed
+from services.monitoring.core.components import Component, State
 from services.monitoring.core.drift import DriftReport
-from services.monitoring.core.health import Component, State
 from services.monitoring.core.serving import Series, Totals, mean_ms
 
 # A label's values are bounded: what comes after is counted together under OTHER.

@@ -14,7 +14,7 @@ import structlog
 
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError, LimitError
-from services.monitoring.core.traces import Span, TraceSummary
+from services.monitoring.core.spans import Span, TraceSummary
 from services.monitoring.outbound.sqlite_file import SqliteFile
 
 WRITE_AFTER_S = 0.1

@@ -26,7 +26,8 @@ from opentelemetry.trace import Link, SpanKind, StatusCode
 from libs.common.clock import SystemClock
 from libs.common.errors import DependencyError, NotFoundError
 from libs.common.http import HttpServer
-from services.monitoring.core.traces import Span, Traces
+from services.monitoring.core.spans import Span
+from services.monitoring.core.traces import Traces
 from services.monitoring.inbound.http import JSON, PROTOBUF, otlp_app
 from services.monitoring.inbound.otlp import MESSAGE_BYTES_MAX, OtlpServer
 from services.monitoring.inbound.spans import ATTRIBUTES_MAX, SPANS_MAX, VALUE_CHARACTERS_MAX

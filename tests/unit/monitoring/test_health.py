@@ -11,7 +11,8 @@ from libs.common.clock import SystemClock
 from libs.common.errors import DependencyError
 from libs.common.journal import Journal
 from services.monitoring.core.alerts import Alerts
-from services.monitoring.core.health import Component, HealthWatch, PlatformHealth, State, overall
+from services.monitoring.core.components import Component, State
+from services.monitoring.core.health import HealthWatch, PlatformHealth, overall
 from services.monitoring.outbound.prometheus import PrometheusMeters
 from tests.support.served import NOON, open_journal
 

@@ -10,7 +10,8 @@ import pytest
 
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidInputError, LimitError, NotFoundError, PreconditionError
-from services.monitoring.core.traces import Span, Traces, visible
+from services.monitoring.core.spans import Span
+from services.monitoring.core.traces import Traces, visible
 from services.monitoring.outbound.sqlite_traces import WAITING_SPANS_MAX, SqliteTraces
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
