@@ -23,6 +23,7 @@ from standalone.supervisor import Supervisor
 from standalone.up import Board
 from tools.servers.errors import ServerError
 
+INTERRUPTED = 130
 WHAT_NEXT = """
 [bold]What next[/]
   1. [bold]make up[/], then [bold].venv/bin/basalt login[/]: the same platform, kept running for you
@@ -65,6 +66,10 @@ def main() -> int:
     home = Home.at(root)
     try:
         asyncio.run(tell(console, home))
+    except KeyboardInterrupt:
+        home.purge()
+        console.print("Interrupted; everything is stopped and removed.")
+        return INTERRUPTED
     except StoryError as error:
         console.print(f"[bold red]✗ This step did not hold:[/] {error}\nLogs: {home.logs}")
         return 1
