@@ -22,7 +22,7 @@ FREED_S_MAX = 5.0
 # A port is at risk from the moment it is chosen until its server binds it, seconds later: other
 # processes that choose ports here leave it alone as long as its claim is among our latest.
 CLAIMS_MAX = 256
-_claims: deque[socket.socket] = deque(maxlen=CLAIMS_MAX)
+_claims: deque[int] = deque()
 
 
 def is_free(port: int) -> bool:
@@ -102,7 +102,10 @@ def _claimed(port: int) -> bool:
         if error.errno != errno.EADDRINUSE:
             raise
         return False
-    _claims.append(claim)
+    # Only its number is kept: the interpreter's end warns of a socket that is still open.
+    _claims.append(claim.detach())
+    if len(_claims) > CLAIMS_MAX:
+        os.close(_claims.popleft())
     return True
 
 

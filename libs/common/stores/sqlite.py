@@ -209,12 +209,26 @@ class SqliteJournal:
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            # Misuse, which sqlite3 finds by itself, has no code.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                # What came meanwhile has found the same door shut: it does not wait anew.
+                jobs += self._came_meanwhile()
             for job in jobs:
                 job.refusal = _unavailable(self._path, error)
         # One wake-up of the event loop for all of them: it costs more than an insert.
         for loop in {job.loop for job in jobs}:
             with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits.
                 loop.call_soon_threadsafe(_settle, [job for job in jobs if job.loop is loop])
+
+    def _came_meanwhile(self) -> list[_Job]:
+        jobs: list[_Job] = []
+        while not self._work.empty():
+            job = self._work.get()
+            if job is None:
+                self._work.put(None)  # Nothing comes after it.
+                break
+            jobs.append(job)
+        return jobs
 
 
 class _Open:

@@ -11,6 +11,7 @@ import pytest
 from libs.common.errors import DependencyError
 from libs.common.stores.sqlite import SqliteJournal
 from tests.support.entries import entry
+from tests.support.eventually import eventually
 
 
 async def test_what_gathers_is_committed_together(tmp_path: Path) -> None:
@@ -77,6 +78,27 @@ async def test_a_writer_of_another_process_is_waited_for(tmp_path: Path) -> None
 
     await inserting
     assert await store.latest(entry().aggregate) == entry()
+    await store.close()
+
+
+async def test_who_comes_while_another_is_waited_for_does_not_wait_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("libs.common.stores.sqlite.BUSY_MS_MAX", 2_000)
+    store = SqliteJournal(tmp_path / "test.db")
+    await store.ping()
+    other = sqlite3.connect(tmp_path / "test.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    first = asyncio.create_task(store.insert(entry()))
+    await asyncio.sleep(0)
+    await eventually(lambda: store._work.empty())  # The writer waits for the other one.
+    second = asyncio.create_task(store.insert(entry("acme/dataset/other")))
+
+    with pytest.raises(DependencyError, match="locked"):
+        await first
+    with pytest.raises(DependencyError, match="locked"):
+        await asyncio.wait_for(second, 1.0)
+    other.close()
     await store.close()
 
 
