@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from libs.common.settings import SERVICES
 from tools.servers.errors import ServerError
-from tools.servers.ports import LOOPBACK, remembered_ports
+from tools.servers.ports import LOOPBACK, remember_ports, settled_ports
 
 DOOR_PORT = 7080
 KAFKA_PORT = 7092
@@ -42,6 +42,8 @@ CONTENTS = (
     "triton",
     "work",
 )
+# What is sealed with the master key, or came into being with what is.
+SEALED = ("first-login.txt", "journals", "objects")
 
 
 def default_root() -> Path:
@@ -104,14 +106,21 @@ class Home:
         return self.root / "first-login.txt"
 
     def ports(self, door: int | None = None, kafka: int | None = None) -> dict[str, int]:
-        """The port of each listener; a chosen or free one, the same at every start."""
+        """The port of each listener: a chosen one, else the remembered one, else a free one.
+
+        They are not remembered yet. Raises ServerError when two listeners would have the same.
+        """
         chosen: dict[str, int | None] = dict.fromkeys(SERVICES)
         chosen |= dict.fromkeys(("metrics", "otlp", "otlp_http", "slow_grpc", "slow_rest"))
         chosen |= {"door": door, "kafka": kafka}
-        return remembered_ports(self.root, chosen)
+        return settled_ports(self.root, chosen)
+
+    def remember(self, ports: Mapping[str, int]) -> None:
+        """From now on each start has these ports, where no others are chosen."""
+        remember_ports(self.root, ports)
 
     def has_ports(self) -> bool:
-        """Whether ports were chosen at an earlier start."""
+        """Whether an earlier start found its ports free and remembered them."""
         return (self.root / "ports.json").exists()
 
     @property
@@ -123,6 +132,7 @@ class Home:
     def secrets(self) -> Secrets:
         file = self.root / "secrets.json"
         if not file.exists():
+            self._require_nothing_sealed(file)
             made = {
                 "master_key": base64.b64encode(secrets.token_bytes(MASTER_KEY_BYTES)).decode(),
                 "triton_control_key": secrets.token_hex(CREDENTIAL_BYTES),
@@ -143,6 +153,17 @@ class Home:
                 f"{file} is damaged; without its master key the platform's own keys are lost",
                 "restore the file from a backup, or begin anew: `basalt down --purge`",
             ) from error
+
+    def _require_nothing_sealed(self, missing: Path) -> None:
+        """New secrets are for a new installation: they open nothing of an earlier one."""
+        sealed = [name for name in SEALED if _holds_something(self.root / name)]
+        if sealed:
+            raise ServerError(
+                "basalt",
+                f"{missing} is missing; without its master key the platform's own keys are lost,"
+                f" and {self.root} still holds {', '.join(sealed)}",
+                "restore the file from a backup, or begin anew: `basalt down --purge`",
+            )
 
     def require_space(self) -> None:
         """Raises ServerError where a start would end in the middle for want of room."""
@@ -203,6 +224,10 @@ class Home:
         if not others:
             self.root.rmdir()
         return others
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def address(port: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from standalone.home import Home
 from standalone.processes import Process, lay_out
+from tools.servers.errors import ServerError
 
 
 def problems(root: Path) -> dict[str, str]:
@@ -14,7 +15,10 @@ def problems(root: Path) -> dict[str, str]:
     home = Home(root)
     if not home.has_ports():
         return {}
-    processes = lay_out(home).processes
+    try:
+        processes = lay_out(home).processes
+    except ServerError as error:
+        return {"installation": f"{error.what}. Next: {error.next_step}."}
     with ThreadPoolExecutor(len(processes)) as pool:
         return dict(
             zip(

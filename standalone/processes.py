@@ -81,6 +81,8 @@ class Edition:
     kafka: str
     # The ports that a user may choose, by the option of `basalt up` that chooses them.
     chosen_ports: dict[str, int]
+    # Of every listener, to be remembered once the chosen ones are found free.
+    ports: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -114,13 +116,17 @@ def lay_out(
     kafka_port: int | None = None,
     stores: Stores | None = None,
 ) -> Edition:
-    """The edition of an installation. Nothing is started."""
+    """The edition of an installation. Nothing is started, and its ports are not remembered.
+
+    Raises ServerError when its secrets are lost, or its ports cannot be told or are not different.
+    """
     stores = stores or Stores.in_folder(home.root)
     ports = home.ports(door_port, kafka_port)
+    triton_control_key = home.secrets.triton_control_key
     kafka = Kafka(home.root / "kafka", ports["kafka"])
     triton = Triton(
         home.root / "triton",
-        control_key=home.secrets.triton_control_key,
+        control_key=triton_control_key,
         traces_url=f"http://{address(ports['otlp_http'])}/v1/traces",
     )
     envoy = Envoy(home.door / "envoy.json", home.root / "envoy")
@@ -147,6 +153,7 @@ def lay_out(
         door=address(ports["door"]),
         kafka=kafka.bootstrap,
         chosen_ports={"--port": ports["door"], "--kafka-port": ports["kafka"]},
+        ports=ports,
     )
 
 

@@ -49,6 +49,7 @@ class Supervisor:
         """
         try:
             await _in_thread(self._require_ports)
+            self._home.remember(self._edition.ports)
             for stage in self._stages:
                 await _all(keeper.start() for keeper in stage)
             await _in_thread(self._await_door)

@@ -18,6 +18,7 @@ LOOPBACK = "127.0.0.1"
 # our look at it and the server's bind.
 PORT_MIN = 20_000
 PORT_MAX = 32_000
+TCP_PORT_MAX = 65_535
 FREED_S_MAX = 5.0
 # A port is at risk from the moment it is chosen until its server binds it, seconds later: other
 # processes that choose ports here leave it alone as long as its claim is among our latest.
@@ -57,17 +58,35 @@ def remembered_ports(directory: Path, wanted: Mapping[str, int | None]) -> dict[
     """The port of each role: the wanted one, else the one of an earlier run, else a free one.
 
     A server that comes back after a crash has to be found where its clients look for it, so the
-    answer is written to `ports.json` in the server's directory.
+    answer is written to `ports.json` in the server's directory. Raises ServerError as
+    `settled_ports` does.
     """
-    file = directory / "ports.json"
-    earlier: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    settled = settled_ports(directory, wanted)
+    remember_ports(directory, settled)
+    return settled
+
+
+def settled_ports(directory: Path, wanted: Mapping[str, int | None]) -> dict[str, int]:
+    """Like `remembered_ports`, and nothing is written yet: a caller may still refuse them.
+
+    Raises ServerError when two roles would have the same port, or `ports.json` is damaged.
+    """
+    earlier = _earlier_ports(directory)
+    # Before the free ones are chosen, so that none of these is among them.
+    for port in (*earlier.values(), *filter(None, wanted.values())):
+        _claimed(port)
     fresh = iter(free_ports(len(wanted)))
     settled = {role: port or earlier.get(role) or next(fresh) for role, port in wanted.items()}
-    for port in earlier.values():
-        _claimed(port)
-    if settled != earlier:
-        _write_whole(file, json.dumps(settled))
+    _require_different(settled, wanted, directory)
     return settled
+
+
+def remember_ports(directory: Path, settled: Mapping[str, int]) -> None:
+    """Write them where the next run looks for them."""
+    file = _file(directory)
+    content = json.dumps(dict(settled))
+    if not file.exists() or file.read_text() != content:
+        _write_whole(file, content)
 
 
 def require_free(which: str, ports: Mapping[str, int], directory: Path) -> None:
@@ -77,7 +96,7 @@ def require_free(which: str, ports: Mapping[str, int], directory: Path) -> None:
             raise ServerError(
                 which,
                 f"its {role} port {port} is in use by another process",
-                f"end that process, choose another port, or delete {directory / 'ports.json'}",
+                f"end that process, choose another port, or delete {_file(directory)}",
             )
 
 
@@ -86,6 +105,49 @@ def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1.0):
         return True
     return False
+
+
+def _file(directory: Path) -> Path:
+    return directory / "ports.json"
+
+
+def _earlier_ports(directory: Path) -> dict[str, int]:
+    file = _file(directory)
+    if not file.exists():
+        return {}
+    try:
+        ports = json.loads(file.read_text())
+        if not isinstance(ports, dict) or not all(map(_is_port, ports.values())):
+            raise ValueError("It is not a mapping of roles to ports.")
+    except ValueError as error:
+        raise ServerError(
+            "ports",
+            f"{file} is damaged; it should map each role to the number of its port",
+            "remove the file; new ports are chosen then",
+        ) from error
+    return ports
+
+
+def _is_port(value: object) -> bool:
+    # True is an int too.
+    return type(value) is int and 0 < value <= TCP_PORT_MAX
+
+
+def _require_different(
+    settled: Mapping[str, int], wanted: Mapping[str, int | None], directory: Path
+) -> None:
+    first: dict[int, str] = {}
+    for role, port in settled.items():
+        other = first.setdefault(port, role)
+        if other == role:
+            continue
+        all_wanted = wanted[other] and wanted[role]
+        raise ServerError(
+            "ports",
+            f"{other} and {role} would both have the port {port}",
+            "choose another port for one of them"
+            + ("" if all_wanted else f", or remove {_file(directory)}; new ones are chosen then"),
+        )
 
 
 def _claimed(port: int) -> bool:

@@ -179,7 +179,9 @@ def _add_input(request: pb.ModelInferRequest, given: Json, blobs: _Blobs) -> Non
         )
     if not isinstance(shape, list) or not all(type(each) is int and each >= 0 for each in shape):
         raise InvalidInputError(
-            f"The input {name} has no shape.", which=name, next_step='Give one, as "shape": [1, 3].'
+            f"The input {name} has no shape of whole numbers.",
+            which=name,
+            next_step='Give one, as "shape": [1, 3].',
         )
     parameters = _parameters(given)
     if BINARY_SIZE in parameters:
@@ -207,7 +209,7 @@ def _raw(name: str, datatype: str, data: Any) -> bytes:
     try:
         given = np.asarray(data)
         if given.dtype == np.object_ or given.dtype.kind not in _KINDS[dtype.kind]:
-            raise ValueError(f"{given.dtype} is not {datatype}")
+            raise ValueError(f"{_HELD.get(given.dtype.kind, 'a mixture')} was given")
         if dtype.kind in "iu":
             bounds = np.iinfo(dtype)
             if given.size and not bounds.min <= given.min() <= given.max() <= bounds.max:
@@ -223,6 +225,7 @@ def _raw(name: str, datatype: str, data: Any) -> bytes:
 
 # What JSON's values become in numpy, by what is asked for. An empty list becomes a float.
 _KINDS = {"b": "b", "i": "iuf", "u": "iuf", "f": "iuf"}
+_HELD = {"b": "true or false", "i": "a number", "u": "a number", "f": "a number", "U": "text"}
 
 
 def _flat(data: Any) -> Iterable[Any]:

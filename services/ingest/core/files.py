@@ -20,6 +20,7 @@ from services.ingest.core.violation import Violation
 
 FileFormat = Literal["csv", "json lines", "parquet"]
 FILE_BYTES_MAX = 1024 * 1024 * 1024
+NAMES_SHOWN_MAX = 5
 LINE_BYTES_MAX = RECORD_BYTES_MAX
 PARQUET_BATCH_ROWS = 5_000
 WORDS = {"true": True, "false": False, "1": True, "0": False}
@@ -156,7 +157,7 @@ def _check_columns(names: list[str], contract: Contract) -> None:
     lacking = [each.name for each in contract.columns if each.required and each.name not in names]
     twice = sorted({name for name in names if names.count(name) > 1})
     faults = [
-        f"{word} {', '.join(map(repr, wrong[:5]))}"
+        f"{word} {_some(wrong)}"
         for word, wrong in (
             ("the contract does not know", unknown),
             ("it lacks", lacking),
@@ -170,6 +171,12 @@ def _check_columns(names: list[str], contract: Contract) -> None:
             which=contract.name,
             next_step="Name the columns as in the contract; nothing of the file was taken.",
         )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:NAMES_SHOWN_MAX]))
+    more = len(names) - NAMES_SHOWN_MAX
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _not_of_format(name: str, error: Exception) -> InvalidInputError:

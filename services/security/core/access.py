@@ -165,7 +165,7 @@ class Access:
             raise NotFoundError(
                 f"There is no tenant {tenant[:64]!r}.",
                 which="tenant",
-                next_step="The platform's administrator creates tenants: CreateTenant.",
+                next_step="The platform's administrator creates tenants: `basalt tenant create`.",
             )
         return tenant
 

@@ -152,7 +152,7 @@ class Users:
                 raise AlreadyExistsError(
                     f"There is a user {name} in {tenant} already.",
                     which=name,
-                    next_step="Choose another name, or change this user: SetUser.",
+                    next_step="Choose another name, or change this user: `basalt user set`.",
                 )
             return Change("UserCreated", state.model_dump())
 

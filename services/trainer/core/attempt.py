@@ -120,6 +120,8 @@ class Attempt:
         place = await self.tools.workplace.prepare(self._tenant, job.id, job.attempt)
         try:
             outcome = await self._with_heart(place)
+            if outcome.failure:
+                self._say(outcome.failure)
             await self._save_log()
             await self._settle(outcome)
         except asyncio.CancelledError:

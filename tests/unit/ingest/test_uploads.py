@@ -135,6 +135,7 @@ HEADER = b"scan,width,slices,finding\n"
         (b"scan,width,colour\n", "csv", "does not know 'colour'; it lacks 'slices', 'finding'"),
         (b"scan,scan,width,slices,finding\n", "csv", "has twice 'scan'"),
         (b"", "csv", "it lacks 'scan'"),
+        (b"a,b,c,d,e,f,g\n", "csv", "does not know 'a', 'b', 'c', 'd', 'e' and 2 more"),
         (HEADER + b"a" * (LINE_BYTES_MAX + 1), "csv", f"Line 2 is over {LINE_BYTES_MAX}"),
         (b"{" * (LINE_BYTES_MAX + 1), "json lines", "Line 1 is over"),
         (b"PAR1 but no more", "parquet", "cannot be read as Parquet"),

@@ -235,6 +235,7 @@ def test_bad_yaml_is_refused_by_the_platform_and_shown(server: Answering, tmp_pa
         ('{"age": 1}\n{"age": \n', "Line 2 of - is no JSON object"),
         ('{"age": 1}\n[1]\n', "Line 2 of - is no JSON object"),
         ("{" * 100_000, "Line 1 of - is no JSON object"),
+        ("age\n" + "1" * 200_000, "- is not CSV: field larger than field limit"),
     ],
 )
 def test_rows_to_predict_that_are_none(server: Answering, content: str, what: str) -> None:
@@ -379,9 +380,11 @@ def test_expired_login(server: Answering) -> None:
 
 
 def test_without_a_terminal_nothing_can_be_asked(server: Answering) -> None:
-    shown = piped("login")
-    assert shown.status == 1
-    assert "Traceback" not in shown.complaint
+    assert "Next: Give it with --tenant." in failed("login")
+    complaint = failed("login", *WHO)
+    assert "Next: Give it with --password." in complaint
+    assert "Warning" not in complaint
+    assert "Next: Add --yes" in failed("down", "--purge")
 
 
 def test_unforeseen_fault_is_one_line_too(server: Answering) -> None:

@@ -222,6 +222,14 @@ async def test_port_in_use_is_refused_before_anything_starts(small: Small) -> No
             await small.supervise(edition).start()
     assert "`basalt up --kafka-port PORT`" in raised.value.next_step
     assert small.starts("a") == []
+    assert not small.home.has_ports()
+
+
+async def test_ports_found_free_are_remembered(small: Small) -> None:
+    small.edition.ports["door"] = 7_999
+    await small.supervisor.start()
+    await small.supervisor.stop()
+    assert Home.at(small.root).ports()["door"] == 7_999
 
 
 # The folder.
@@ -253,7 +261,7 @@ def test_number_left_by_a_power_cut_means_nothing(folder: Path) -> None:
 
 def test_purge_removes_what_is_ours_and_nothing_else(folder: Path) -> None:
     home = Home.at(folder / "home")
-    home.ports()
+    home.remember(home.ports())
     assert home.secrets.master_key
     (home.root / "journals").mkdir()
     (home.root / "notes.txt").write_text("mine")
@@ -287,8 +295,9 @@ def test_folder_that_cannot_be_used(root: str) -> None:
 
 def test_ports_are_remembered(folder: Path) -> None:
     home = Home.at(folder)
-    assert not home.has_ports()
     chosen = home.ports(door=7_999)
+    assert not home.has_ports()
+    home.remember(chosen)
     assert home.has_ports()
     assert Home.at(folder).ports() == chosen
     assert Home.at(folder).ports(door=7_998) == {**chosen, "door": 7_998}

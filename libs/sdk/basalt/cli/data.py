@@ -255,13 +255,15 @@ def show_version(
                 c.type,
                 c.unit,
                 c.null_count,
-                f"{c.minimum:.4g}",
-                f"{c.mean:.4g}",
-                f"{c.maximum:.4g}",
+                *(_of_numbers(c, value) for value in (c.minimum, c.mean, c.maximum)),
             )
             for c in found.columns
         ),
     )
+
+
+def _of_numbers(column: pb.ColumnStatistics, value: float) -> str:
+    return f"{value:.4g}" if column.type in ("float", "integer") else ""
 
 
 @datasets.command("read")

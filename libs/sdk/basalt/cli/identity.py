@@ -9,7 +9,7 @@ import typer
 
 from basalt import session
 from basalt.cli.client import connected, pages, platform
-from basalt.cli.output import Json, Limit, listed, say, told, when
+from basalt.cli.output import Json, Limit, asked, listed, say, told, when
 from basalt.client import Client
 from basalt.errors import BasaltError
 from basalt.pb.basalt.v1 import security_pb2 as pb
@@ -57,10 +57,10 @@ def login(
     authority = str(tls_ca.absolute()) if tls_ca else ""
     with connected(endpoint or None, token="", tls_ca=authority or None) as client:
         last = session.load()
-        tenant = tenant or typer.prompt("Tenant", default=last.tenant if last else None)
+        tenant = tenant or asked("Tenant", "--tenant", last.tenant if last else None)
         known = last.name if last and last.tenant == tenant else None
-        name = name or typer.prompt("Name", default=known)
-        password = password or typer.prompt("Password", hide_input=True)
+        name = name or asked("Name", "--name", known)
+        password = password or asked("Password", "--password", secret=True)
         answer = _login(client, tenant, name, password, new_password)
         where = client.endpoint
     _keep(
@@ -106,7 +106,7 @@ def _login(
             raise
     if not new_password:
         say("This password was for one login. Choose your own.")
-        new_password = typer.prompt("New password", hide_input=True, confirmation_prompt=True)
+        new_password = asked("New password", "--new-password", secret=True, twice=True)
     change = pb.ChangePasswordRequest(
         tenant=tenant, name=name, password=password, new_password=new_password
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,6 +108,27 @@ def _plain(message: Message) -> dict[str, Any]:
     return MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+
+
+def asked(
+    question: str,
+    option: str,
+    default: str | None = None,
+    *,
+    secret: bool = False,
+    twice: bool = False,
+) -> str:
+    """What somebody types. Raises InvalidInputError where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise InvalidInputError(
+            f"{question} is needed, and there is no terminal to ask at.",
+            which=option,
+            next_step=f"Give it with {option}.",
+        )
+    answer: str = typer.prompt(
+        question, default=default, hide_input=secret, confirmation_prompt=twice
+    )
+    return answer
 
 
 def listed(

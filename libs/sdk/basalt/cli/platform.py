@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from basalt import session
 from basalt.cli import local
 from basalt.cli.client import platform
 from basalt.cli.output import Json, as_json, complain, done, say, table, told, word
-from basalt.errors import BasaltError
+from basalt.errors import BasaltError, InvalidInputError
 from basalt.pb.basalt.v1 import health_pb2, monitoring_pb2
 
 if TYPE_CHECKING:
@@ -79,6 +80,12 @@ def down(
         from tools.servers.errors import ServerError
     except ImportError as error:
         raise _not_installed(error, "Run this where `basalt up` was run.") from error
+    if purge and not yes and not sys.stdin.isatty():
+        raise InvalidInputError(
+            "Whether to remove everything is asked, and there is no terminal to ask at.",
+            which="--purge",
+            next_step="Add --yes to remove all data, models, keys and the audit log for good.",
+        )
     if purge and not yes:
         typer.confirm("Remove all data, models, keys and the audit log for good?", abort=True)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json as jsonlib
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from basalt.errors import InvalidInputError
 from basalt.prediction import Prediction
 
 SHOWN_ROWS_MAX = 50
+JSON_LINES = (".jsonl", ".ndjson")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -69,11 +71,11 @@ def _sureness(answer: Prediction, row: int) -> str:
 def _rows(path: Path) -> list[dict[str, Any]]:
     content = _standard_input() if str(path) == "-" else read_text(path)
     found: list[dict[str, Any]]
-    if content.lstrip().startswith("{"):
-        lines = content.splitlines()
+    if path.suffix.lower() in JSON_LINES or content.lstrip().startswith("{"):
+        lines = content.split("\n")
         found = [_row(path, at, line) for at, line in enumerate(lines, 1) if line.strip()]
     else:
-        found = list(csv.DictReader(content.splitlines()))
+        found = _csv_rows(path, content)
     if not found:
         raise InvalidInputError(
             f"{path} holds no rows.",
@@ -81,6 +83,17 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             next_step="Write one JSON object a line, or CSV with a header.",
         )
     return found
+
+
+def _csv_rows(path: Path, content: str) -> list[dict[str, Any]]:
+    try:
+        return list(csv.DictReader(io.StringIO(content, newline="")))
+    except csv.Error as error:
+        raise InvalidInputError(
+            f"{path} is not CSV: {error}.",
+            which=str(path),
+            next_step="Write one JSON object a line, or CSV with a header.",
+        ) from error
 
 
 def _standard_input() -> str:

@@ -103,7 +103,8 @@ def show_drift(report: pb.DriftReport) -> None:
     fields(
         f"Drift of {report.model} version {report.version}",
         (
-            ("drifted", "yes" if report.drifted else "no"),
+            ("drifted", "not compared" if report.problem else "yes" if report.drifted else "no"),
+            ("why", report.problem),
             ("live rows", report.live_rows),
             ("reference rows", report.reference_rows),
             ("at", when(report.at)),

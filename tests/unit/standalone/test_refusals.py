@@ -1,0 +1,71 @@
+"""What `basalt up` refuses at once: nothing is started, and nothing of the installation changes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from standalone.home import Home
+from standalone.looking import problems
+from standalone.up import run
+from tools.servers.errors import ServerError
+from tools.servers.ports import free_ports
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: the sockets of an installation have to fit into it."""
+    with tempfile.TemporaryDirectory(prefix="basalt-") as made:
+        yield Path(made)
+
+
+@pytest.mark.parametrize("sealed", ["journals/security.db", "objects/a/b", "first-login.txt"])
+def test_lost_secrets_are_not_made_anew_where_something_is_sealed(
+    folder: Path, sealed: str
+) -> None:
+    (folder / sealed).parent.mkdir(parents=True, exist_ok=True)
+    (folder / sealed).write_text("sealed")
+    with pytest.raises(ServerError, match=r"secrets.json is missing") as raised:
+        run(folder)
+    assert sealed.split("/")[0] in raised.value.what
+    assert "restore the file" in raised.value.next_step
+    assert "`basalt down --purge`" in raised.value.next_step
+    assert not (folder / "secrets.json").exists()
+    assert not Home.at(folder).has_ports()
+
+
+def test_empty_folders_are_no_reason_to_refuse(folder: Path) -> None:
+    (folder / "journals").mkdir()
+    assert Home.at(folder).secrets.master_key
+
+
+def test_damaged_ports(folder: Path) -> None:
+    (folder / "ports.json").write_text("{bad")
+    with pytest.raises(ServerError, match=f"{folder}/ports.json is damaged") as raised:
+        run(folder)
+    assert "remove the file" in raised.value.next_step
+    assert "ports.json is damaged" in problems(folder)["installation"]
+
+
+def test_one_port_for_two_roles(folder: Path) -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(ServerError, match=f"door and kafka .* {port}") as raised:
+        run(folder, door_port=port, kafka_port=port)
+    assert "choose another port" in raised.value.next_step
+    assert not Home.at(folder).has_ports()
+    assert not (folder / "secrets.json").exists()
+
+
+@pytest.mark.parametrize("role", ["kafka", "security"])
+def test_port_that_another_role_had_earlier(folder: Path, role: str) -> None:
+    home = Home.at(folder)
+    earlier = home.ports(*free_ports(2))
+    home.remember(earlier)
+    with pytest.raises(ServerError, match=f"both have the port {earlier[role]}") as raised:
+        run(folder, door_port=earlier[role])
+    assert role in raised.value.what
+    assert "door" in raised.value.what
+    assert home.ports() == earlier
