@@ -19,7 +19,7 @@ from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
-from libs.common.errors import UnauthenticatedError
+from libs.common.errors import DependencyError, UnauthenticatedError
 
 # Ed25519 under the name that Envoy's jwt_authn knows it by; RFC 9864 has a newer one.
 ALGORITHM = "EdDSA"
@@ -111,6 +111,25 @@ class TokenVerifier:
     @property
     def ready(self) -> bool:
         return bool(self._keys.keys)
+
+    def caller(self, authorization: str) -> Caller:
+        """Who sends this `authorization: Bearer <token>`.
+
+        Raises UnauthenticatedError, and DependencyError while there are no keys to verify it with.
+        """
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise UnauthenticatedError(
+                "This call carries no token.",
+                next_step="Log in (`basalt login`) and send `authorization: Bearer <token>`.",
+            )
+        if not self.ready:
+            raise DependencyError(
+                "Tokens cannot be verified: security has not published its keys yet.",
+                which="security",
+                next_step="Try again shortly.",
+            )
+        return self.verify(token)
 
     def verify(self, token: str) -> Caller:
         """Raises UnauthenticatedError, saying what is wrong and never what the token was."""

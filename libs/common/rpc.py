@@ -30,7 +30,6 @@ from libs.common.errors import (
     DependencyError,
     ForbiddenError,
     InternalError,
-    UnauthenticatedError,
 )
 from libs.common.identity import Caller, TokenVerifier, set_caller
 from libs.common.peers import (
@@ -131,19 +130,7 @@ class Guard:
             )
 
     def _caller(self, metadata: Metadata) -> Caller:
-        scheme, _, token = metadata.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise UnauthenticatedError(
-                "This call carries no token.",
-                next_step="Log in (`basalt login`) and send `authorization: Bearer <token>`.",
-            )
-        if not self.verifier.ready:
-            raise DependencyError(
-                "Tokens cannot be verified: security has not published its keys yet.",
-                which="security",
-                next_step="Try again shortly.",
-            )
-        return self.verifier.verify(token)
+        return self.verifier.caller(metadata.get("authorization", ""))
 
 
 def _told(error: Exception) -> BasaltError:

@@ -21,11 +21,9 @@ from starlette.types import ASGIApp
 from libs.common import telemetry
 from libs.common.errors import (
     BasaltError,
-    DependencyError,
     ForbiddenError,
     InvalidInputError,
     LimitError,
-    UnauthenticatedError,
 )
 from libs.common.identity import Caller, TokenVerifier
 from libs.common.pb.inference import grpc_inference_service_pb2 as pb
@@ -108,19 +106,7 @@ class Rest:
         return Route(path, answer, methods=[verb])
 
     def _admitted(self, request: Request, method: str) -> Caller:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise UnauthenticatedError(
-                "This call carries no token.",
-                next_step="Log in (`basalt login`) and send `authorization: Bearer <token>`.",
-            )
-        if not self.verifier.ready:
-            raise DependencyError(
-                "Tokens cannot be verified: security has not published its keys yet.",
-                which="security",
-                next_step="Try again shortly.",
-            )
-        who = self.verifier.verify(token)
+        who = self.verifier.caller(request.headers.get("authorization", ""))
         decision = self.policy.decide(who, method, None)
         if not decision.allowed:
             raise ForbiddenError(

@@ -110,6 +110,14 @@ def _plain(message: Message) -> dict[str, Any]:
     )
 
 
+def require_terminal(question: str, option: str, next_step: str) -> None:
+    """Raises InvalidInputError where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise InvalidInputError(
+            f"{question}, and there is no terminal to ask at.", which=option, next_step=next_step
+        )
+
+
 def asked(
     question: str,
     option: str,
@@ -119,12 +127,7 @@ def asked(
     twice: bool = False,
 ) -> str:
     """What somebody types. Raises InvalidInputError where nobody can be asked."""
-    if not sys.stdin.isatty():
-        raise InvalidInputError(
-            f"{question} is needed, and there is no terminal to ask at.",
-            which=option,
-            next_step=f"Give it with {option}.",
-        )
+    require_terminal(f"{question} is needed", option, f"Give it with {option}.")
     answer: str = typer.prompt(
         question, default=default, hide_input=secret, confirmation_prompt=twice
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +11,18 @@ from rich.text import Text
 from basalt import session
 from basalt.cli import local
 from basalt.cli.client import platform
-from basalt.cli.output import Json, as_json, complain, done, say, table, told, word
-from basalt.errors import BasaltError, InvalidInputError
+from basalt.cli.output import (
+    Json,
+    as_json,
+    complain,
+    done,
+    require_terminal,
+    say,
+    table,
+    told,
+    word,
+)
+from basalt.errors import BasaltError
 from basalt.pb.basalt.v1 import health_pb2, monitoring_pb2
 
 if TYPE_CHECKING:
@@ -80,13 +89,12 @@ def down(
         from tools.servers.errors import ServerError
     except ImportError as error:
         raise _not_installed(error, "Run this where `basalt up` was run.") from error
-    if purge and not yes and not sys.stdin.isatty():
-        raise InvalidInputError(
-            "Whether to remove everything is asked, and there is no terminal to ask at.",
-            which="--purge",
-            next_step="Add --yes to remove all data, models, keys and the audit log for good.",
-        )
     if purge and not yes:
+        require_terminal(
+            "Whether to remove everything is asked",
+            "--purge",
+            "Add --yes to remove all data, models, keys and the audit log for good.",
+        )
         typer.confirm("Remove all data, models, keys and the audit log for good?", abort=True)
     try:
         ended = stop(home, purge=purge)
