@@ -1,6 +1,6 @@
 """The peer of bench/training.py: the same training as a plain script, with no platform around it.
 
-    python bench/bare_training.py data.parquet order.json OUTPUT_FOLDER
+    python -m bench.bare_training data.parquet order.json OUTPUT_FOLDER
 
 The same rows, model, epochs and export; no checkpoints, no progress, no lineage.
 """

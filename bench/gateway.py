@@ -1,7 +1,7 @@
 """How fast the door is: raw Triton against Envoy, the dispatcher and Triton in a chain.
 
-    python bench/gateway.py                  three rounds, about three minutes
-    python bench/gateway.py --rounds 1 --seconds 4 --paths raw,dispatcher
+    python -m bench.gateway                 three rounds, about three minutes
+    python -m bench.gateway --rounds 1 --seconds 4 --paths raw,dispatcher
 
 One line a figure: what, its value, what it is compared with. Only ratios within a round count: the
 speed of a shared machine drifts. h2load counts HTTP 200s, so the answers are checked apart, and the

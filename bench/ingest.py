@@ -1,7 +1,7 @@
 """How fast records become chunks: a bare aiokafka consumer against the whole of ingest's row path.
 
-    python bench/ingest.py                   three rounds of 200,000 records of 300 B, a minute
-    python bench/ingest.py --records 50000 --rounds 1
+    python -m bench.ingest                  three rounds of 200,000 records of 300 B, a minute
+    python -m bench.ingest --records 50000 --rounds 1
 
 Both read the same topic of the same Kafka, one after the other in each round, in a process of
 their own. The bare consumer counts; ingest opens each CloudEvent, checks it against its contract,

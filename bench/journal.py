@@ -1,7 +1,7 @@
 """How much the journal costs: appends through it against bare inserts into SQLite.
 
-    python bench/journal.py                  nine rounds, half a minute
-    python bench/journal.py --rounds 2 --seconds 0.5
+    python -m bench.journal                 nine rounds, half a minute
+    python -m bench.journal --rounds 2 --seconds 0.5
 
 One line a figure: name, value, what it is compared with. Both sides write the same rows, durably
 (WAL, synchronous=FULL), in the same folder, in turns; a ratio is the median of the rounds' ratios.
