@@ -115,6 +115,13 @@ class Journal:
             listener(entry)
         return entry
 
+    def this_call(self) -> str:
+        """The cause that a repeat of the call that is being handled has as well.
+
+        A decision whose entry has another cause found its effect there already.
+        """
+        return call_cause() or self._clock.new_id()
+
     async def decide(self, aggregate: str, cause: str | None, by: str, decide: Decide) -> Entry:
         """Makes one decision take effect once, whoever races for it.
 
@@ -124,7 +131,7 @@ class Journal:
         handled, so that a caller who repeats it (same idempotency key) has its effect once.
         Raises ConflictError after too many races, and whatever `decide` raises.
         """
-        cause = cause or call_cause() or self._clock.new_id()
+        cause = cause or self.this_call()
         async with self._turn(aggregate):
             for lost_races in range(DECIDE_TRIES_MAX):
                 try:

@@ -32,16 +32,17 @@ class Review:
 
     async def approve(
         self, tenant: str, model: str, number: int, reviewer: str, comment: str
-    ) -> Entry:
-        """Raises ForbiddenError for its author, PreconditionError unless its gates passed.
+    ) -> tuple[Entry, bool]:
+        """The version, and whether another call approved it before: then it is left as it is.
 
-        An approved version is answered as it is, whoever approved it.
+        Raises ForbiddenError for its author, PreconditionError unless its gates passed.
         """
+        cause = self.journal.this_call()
         entry = await versions.find(self.journal, tenant, model, number)
         version = versions.of(entry)
         _require_other_eyes(version, reviewer)
         if version.stage is Stage.SIGNED:
-            return entry
+            return entry, entry.cause != cause
         _require_gated(version)
         manifest = await self.artifacts.manifest(version)
         signature = await self.signer.sign(model, number, manifest, reviewer)
@@ -56,7 +57,8 @@ class Review:
             number_of_entry = latest.version + 1 if latest else 1
             return self._signed(current, number_of_entry, reviewer, comment, signature, sha256)
 
-        return await self.journal.decide(version.aggregate, None, reviewer, signed)
+        entry = await self.journal.decide(version.aggregate, cause, reviewer, signed)
+        return entry, entry.cause != cause
 
     def _signed(
         self,
@@ -92,8 +94,12 @@ class Review:
 
     async def reject(
         self, tenant: str, model: str, number: int, reviewer: str, comment: str
-    ) -> Entry:
-        """Raises PreconditionError for a signed version; a rejected one is answered as it is."""
+    ) -> tuple[Entry, bool]:
+        """The version, and whether another call rejected it before: then it is left as it is.
+
+        Raises PreconditionError for a signed version.
+        """
+        cause = self.journal.this_call()
         version = versions.of(await versions.find(self.journal, tenant, model, number))
 
         async def rejected(latest: Entry | None) -> Change | None:
@@ -114,7 +120,8 @@ class Review:
             )
             return Change("VersionRejected", state.model_dump(mode="json"))
 
-        return await self.journal.decide(version.aggregate, None, reviewer, rejected)
+        entry = await self.journal.decide(version.aggregate, cause, reviewer, rejected)
+        return entry, entry.cause != cause
 
 
 def _require_other_eyes(version: ModelVersion, reviewer: str) -> None:

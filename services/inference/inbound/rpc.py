@@ -94,19 +94,23 @@ class Models(pb_grpc.ModelServiceServicer):
         self, request: pb.ApproveModelVersionRequest, context: Any
     ) -> pb.ApproveModelVersionResponse:
         who = caller()
-        entry = await self.review.approve(
+        entry, already = await self.review.approve(
             who.tenant, request.model, request.version, who.subject, request.comment
         )
-        return pb.ApproveModelVersionResponse(version=messages.model_version(entry))
+        return pb.ApproveModelVersionResponse(
+            version=messages.model_version(entry), already_approved=already
+        )
 
     async def RejectModelVersion(  # noqa: N802
         self, request: pb.RejectModelVersionRequest, context: Any
     ) -> pb.RejectModelVersionResponse:
         who = caller()
-        entry = await self.review.reject(
+        entry, already = await self.review.reject(
             who.tenant, request.model, request.version, who.subject, request.comment
         )
-        return pb.RejectModelVersionResponse(version=messages.model_version(entry))
+        return pb.RejectModelVersionResponse(
+            version=messages.model_version(entry), already_rejected=already
+        )
 
     async def ReadModelVersion(  # noqa: N802
         self, request: pb.ReadModelVersionRequest, context: Any

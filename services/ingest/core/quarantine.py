@@ -142,25 +142,28 @@ class Quarantine:
         await self.journal.decide(overlay, self.clock.new_id(), by, decide)
         return await self.get(tenant, identifier)
 
-    async def replay(self, tenant: str, identifier: str, by: str) -> Quarantined:
+    async def replay(self, tenant: str, identifier: str, by: str) -> tuple[Quarantined, bool]:
         """Sends the mended record in, or the original if the contract allows it by now; once.
 
-        Raises PreconditionError while it still breaks the contract.
+        Also answers whether another call did so before. Raises PreconditionError while the record
+        still breaks the contract.
         """
+        cause = self.journal.this_call()
         record = await self.get(tenant, identifier)
-        if record.state == "replayed":
-            return record
         body = record.mended or record.record.row
-        await self._send_in(record, body, by)
+        if record.state != "replayed":
+            await self._send_in(record, body, by)
         state = {"state": "replayed", "mended": digest(body) if record.mended else ""}
 
-        async def decide(_latest: Entry | None) -> Change:
+        async def decide(latest: Entry | None) -> Change | None:
+            if latest is not None and latest.state["state"] == "replayed":
+                return None
             return Change("RecordReplayed", state)
 
         # Only now: a crash before this leaves a record that was sent in and may be sent in again,
         # to no effect, and never one that says so and was not.
-        await self.journal.decide(aggregate(tenant, KIND, identifier), "replay", by, decide)
-        return await self.get(tenant, identifier)
+        entry = await self.journal.decide(aggregate(tenant, KIND, identifier), cause, by, decide)
+        return await self.get(tenant, identifier), entry.cause != cause
 
     async def _send_in(self, record: Quarantined, body: bytes, by: str) -> None:
         """Appends a chunk of one row to the stream of replays; the record's id is the cause."""

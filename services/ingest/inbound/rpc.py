@@ -186,8 +186,10 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         self, request: pb.ReplayQuarantinedRequest, context: Any
     ) -> pb.ReplayQuarantinedResponse:
         who = caller()
-        record = await self._quarantine.replay(who.tenant, request.id, who.subject)
-        return pb.ReplayQuarantinedResponse(record=messages.quarantined_message(record))
+        record, already = await self._quarantine.replay(who.tenant, request.id, who.subject)
+        return pb.ReplayQuarantinedResponse(
+            record=messages.quarantined_message(record), already_replayed=already
+        )
 
 
 async def _first(requests: AsyncIterator[Any]) -> Any:

@@ -157,28 +157,30 @@ class Replay:
     objects: ObjectStore
     publisher: Republisher
 
-    async def again(self, tenant: str, letter_id: str, by: str) -> DeadLetter:
+    async def again(self, tenant: str, letter_id: str, by: str) -> tuple[DeadLetter, bool]:
         """Publishes a letter to the topic it came from, with its key and headers.
 
         At least once: when this process ends between the broker's acknowledgement and the
-        journal, asking again publishes again; consumers know an event by its id. A letter that
-        was replayed is answered as it is.
+        journal, asking again publishes again; consumers know an event by its id. Also answers
+        whether another call did so before: then nothing is published.
         """
-        entry = await self._find(tenant, letter_id)
-        if entry.state["replayed"]:
-            return _letter(entry)
-        body = await self.objects.get(_object(entry.tenant, entry.state["body_sha256"]))
+        cause = self.journal.this_call()
+        found = await self._find(tenant, letter_id)
+        if found.state["replayed"]:
+            return _letter(found), found.cause != cause
+        body = await self.objects.get(_object(found.tenant, found.state["body_sha256"]))
         await self.publisher.send(
-            entry.state["topic"], entry.state["key"], body, entry.state["headers"]
+            found.state["topic"], found.state["key"], body, found.state["headers"]
         )
 
         async def decide(latest: Entry | None) -> Change | None:
-            known = latest or entry
+            known = latest or found
             if known.state["replayed"]:
                 return None
             return Change("DeadLetterReplayed", {**known.state, "replayed": True})
 
-        return _letter(await self.journal.decide(entry.aggregate, "replayed", by, decide))
+        entry = await self.journal.decide(found.aggregate, cause, by, decide)
+        return _letter(entry), entry.cause != cause
 
     async def _find(self, tenant: str, letter_id: str) -> Entry:
         of, _, name = letter_id.partition("/")

@@ -115,8 +115,8 @@ class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
         self, request: pb.ReplayDeadLetterRequest, context: Any
     ) -> pb.ReplayDeadLetterResponse:
         who = identity.caller()
-        letter = await self._replay.again(who.tenant, request.id, who.subject)
-        return pb.ReplayDeadLetterResponse(letter=_letter(letter))
+        letter, already = await self._replay.again(who.tenant, request.id, who.subject)
+        return pb.ReplayDeadLetterResponse(letter=_letter(letter), already_replayed=already)
 
 
 def _component(component: Component) -> health_pb2.ComponentHealth:

@@ -81,6 +81,10 @@ async def test_from_a_completed_training_to_an_answer(inference: Inference, trit
     assert answer.version.stage == pb.MODEL_STAGE_SIGNED
     assert answer.version.signed_by_key
     assert answer.version.reviews[0].reviewer == "bob"
+    assert not answer.already_approved
+    again = await inference.models.ApproveModelVersion(approval, **await inference.as_user("bob"))
+    assert again.already_approved
+    assert again.version.reviews == answer.version.reviews
 
     deployment = await inference.deploy(1)
     assert deployment.problem == ""

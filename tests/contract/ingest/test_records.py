@@ -63,7 +63,7 @@ async def test_a_mended_record_comes_in_once(ingest: Consuming) -> None:
     body = json.dumps(row(2)).encode()
     await ingest.core.quarantine.mend(TENANT, held.id, body, "ada")
     for _ in range(2):
-        replayed = await ingest.core.quarantine.replay(TENANT, held.id, "ada")
+        replayed, _ = await ingest.core.quarantine.replay(TENANT, held.id, "ada")
         assert replayed.state == "replayed"
 
     assert (await ingest.sealed()).height == 2

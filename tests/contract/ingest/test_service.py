@@ -173,7 +173,10 @@ async def test_quarantine_by_rpc(service: Service) -> None:
     mend = pb.MendQuarantinedRequest(id=held.id, body=json.dumps(row(1)).encode())
     mended = (await stub.MendQuarantined(mend, **ann)).record
     assert (mended.state, mended.mended_body) == (pb.QUARANTINE_STATE_MENDED, mend.body)
-    replayed = (await stub.ReplayQuarantined(unmended, **ann)).record
+    answer = await stub.ReplayQuarantined(unmended, **ann)
+    assert not answer.already_replayed
+    assert (await stub.ReplayQuarantined(unmended, **ann)).already_replayed
+    replayed = answer.record
     assert replayed.state == pb.QUARANTINE_STATE_REPLAYED
     get = pb.GetQuarantinedRequest(id=held.id)
     assert (await stub.GetQuarantined(get, **ann)).record == replayed

@@ -361,9 +361,10 @@ async def test_a_dead_letter_is_listed_and_goes_back_as_it_came(
 
         failing = False
         request = pb.ReplayDeadLetterRequest(id=letter.id)
-        for _ in range(2):
+        for already in (False, True):
             answer = await stub.ReplayDeadLetter(request, **token)
             assert answer.letter.replayed
+            assert answer.already_replayed is already
         await eventually(lambda: received == [event], 30)
 
         other = bearer(await monitoring.security.user(f"{tenant}x", "eve", ROLES))

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from libs.common.clock import SystemClock
 from libs.common.errors import ConflictError, InvalidInputError
-from libs.common.identity import Caller, set_caller
 from libs.common.journal import Change, Decide, Journal, aggregate
 from libs.common.stores.ports import EVENT_BYTES_MAX, Entry, VersionTakenError
 from libs.common.stores.sqlite import SqliteJournal
+from tests.support.calling import called
 from tests.support.entries import FaultyStore, dataset_versioned
 
 COUNTER = "acme/counter/visits"
@@ -69,13 +69,8 @@ async def test_a_repeated_cause_is_answered_with_what_it_made(journal: Journal) 
 async def test_a_call_that_is_repeated_has_its_effect_once(journal: Journal) -> None:
     """Same caller and idempotency key: the same call. Without a key each call is another."""
 
-    async def call(subject: str, key: str) -> Entry:
-        set_caller(Caller("acme", subject, frozenset(), "", 0.0), key)
-        return await journal.decide(COUNTER, None, subject, adding(1))
-
     async def each(subject: str, key: str) -> Entry:
-        # As every call: in a task, and so in a context, of its own.
-        return await asyncio.create_task(call(subject, key))
+        return await called(subject, key, journal.decide(COUNTER, None, subject, adding(1)))
 
     first, again = await each("ada", "key-1"), await each("ada", "key-1")
     others = [await each("bob", "key-1"), await each("ada", "key-2")]

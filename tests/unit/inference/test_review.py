@@ -11,14 +11,17 @@ from libs.common.errors import (
     PreconditionError,
 )
 from libs.common.signing import verify_manifest
+from libs.common.stores.ports import Entry
 from services.inference.core import versions
 from services.inference.core.versions import ModelVersion, Stage
+from tests.support.calling import called
 from tests.support.candidates import Candidate
 from tests.support.registry import Registry, flip_one_bit
 
 
 async def approve(registry: Registry, reviewer: str = "bob") -> ModelVersion:
-    return versions.of(await registry.review.approve("acme", "boxes", 1, reviewer, "looks fine"))
+    entry, _ = await registry.review.approve("acme", "boxes", 1, reviewer, "looks fine")
+    return versions.of(entry)
 
 
 async def test_an_approved_version_is_signed(registry: Registry) -> None:
@@ -65,20 +68,33 @@ async def test_what_is_not_gated_cannot_be_approved(registry: Registry) -> None:
         await approve(registry)
 
 
-async def test_approving_again_changes_nothing(registry: Registry) -> None:
+async def test_approving_again_changes_nothing_and_says_so(registry: Registry) -> None:
     await registry.gated(Candidate())
-    first = await approve(registry)
 
-    assert await approve(registry, "carol") == first
+    async def call(who: str, key: str, comment: str) -> tuple[Entry, bool]:
+        approving = registry.review.approve("acme", "boxes", 1, who, comment)
+        return await called(who, key, approving)
+
+    first, already = await call("bob", "one", "looks fine")
+
+    assert not already
+    # The same call once more, whose first answer was lost.
+    assert await call("bob", "one", "looks fine") == (first, False)
+    assert await call("bob", "two", "on second thoughts") == (first, True)
+    assert await call("carol", "one", "") == (first, True)
+    assert [each.comment for each in versions.of(first).reviews] == ["looks fine"]
 
 
 async def test_approvals_at_once_sign_once(registry: Registry) -> None:
     await registry.gated(Candidate())
 
-    answers = await asyncio.gather(*(approve(registry, f"reviewer-{n}") for n in range(5)))
+    answers = await asyncio.gather(
+        *(registry.review.approve("acme", "boxes", 1, f"reviewer-{n}", "") for n in range(5))
+    )
 
-    assert len({answer.approved_by for answer in answers}) == 1
-    entries = await registry.journal.history(answers[0].aggregate)
+    assert len({versions.of(entry).approved_by for entry, _ in answers}) == 1
+    assert sorted(already for _, already in answers) == [False, True, True, True, True]
+    entries = await registry.journal.history(answers[0][0].aggregate)
     assert [entry.type for entry in entries].count("VersionSigned") == 1
 
 
@@ -107,11 +123,12 @@ async def test_a_damaged_manifest_is_not_signed(registry: Registry) -> None:
 async def test_a_rejected_version_stays_rejected(registry: Registry) -> None:
     await registry.gated(Candidate())
 
-    entry = await registry.review.reject("acme", "boxes", 1, "bob", "odd on small ones")
+    entry, already = await registry.review.reject("acme", "boxes", 1, "bob", "odd on small ones")
     again = await registry.review.reject("acme", "boxes", 1, "carol", "too")
 
     assert versions.of(entry).stage is Stage.REJECTED
-    assert again == entry
+    assert not already
+    assert again == (entry, True)
     with pytest.raises(PreconditionError, match="rejected"):
         await approve(registry)
 

@@ -15,6 +15,7 @@ from libs.common.errors import (
 )
 from libs.common.stores.sqlite import SqliteJournal
 from services.ingest.core.quarantine import Quarantined, State
+from tests.support.calling import called
 from tests.support.entries import Died, FaultyStore, UnreachableError
 from tests.support.upstream import (
     CONTRACT,
@@ -60,7 +61,7 @@ async def test_a_held_record_is_mended_and_sent_in(ingest: Ingest) -> None:
     mended = await ingest.quarantine.mend(TENANT, held.id, good(), "ada")
     assert (mended.state, mended.mended) == ("mended", good())
     assert mended.record.body == held.record.body
-    replayed = await ingest.quarantine.replay(TENANT, held.id, "ada")
+    replayed, _ = await ingest.quarantine.replay(TENANT, held.id, "ada")
 
     assert (replayed.state, replayed.id) == ("replayed", held.id)
     version = await ingest.seal()
@@ -87,7 +88,8 @@ async def test_a_record_nobody_mended_is_sent_in_once_the_contract_allows_it(
         await ingest.quarantine.replay(TENANT, held.id, "ada")
 
     await ingest.put_source(CONTRACT.replace("maximum: 100", "maximum: 200"))
-    assert (await ingest.quarantine.replay(TENANT, held.id, "ada")).state == "replayed"
+    replayed, _ = await ingest.quarantine.replay(TENANT, held.id, "ada")
+    assert replayed.state == "replayed"
     assert (await ingest.rows(await ingest.seal()))["width"].to_list() == [150.0]
 
 
@@ -107,9 +109,17 @@ async def test_replaying_again_and_at_once_sends_in_once(ingest: Ingest) -> None
     held = await one_held(ingest)
     await ingest.quarantine.mend(TENANT, held.id, good(), "ada")
 
-    await asyncio.gather(*(ingest.quarantine.replay(TENANT, held.id, "ada") for _ in range(5)))
-    await ingest.quarantine.replay(TENANT, held.id, "ada")
+    async def call(key: str) -> bool:
+        replaying = ingest.quarantine.replay(TENANT, held.id, "ada")
+        _, already = await called("ada", key, replaying)
+        return already
 
+    answers = await asyncio.gather(*(call(f"key-{n}") for n in range(5)))
+
+    assert sorted(answers) == [False, True, True, True, True]
+    # One that repeats a call is answered as it was; another call is told what it found.
+    assert not await call(f"key-{answers.index(False)}")
+    assert await call("another")
     assert (await ingest.sources.counts(TENANT, "scans")).accepted == 3
     with pytest.raises(PreconditionError, match="replayed already"):
         await ingest.quarantine.mend(TENANT, held.id, good(), "ada")

@@ -15,6 +15,7 @@ from libs.common.stores.directory import DirectoryObjects
 from services.monitoring.core.alerts import Alerts
 from services.monitoring.core.deadletters import BODY_SHOWN_BYTES, Burial, DeadLetters, Replay
 from services.monitoring.outbound.prometheus import PrometheusMeters
+from tests.support.calling import called
 from tests.support.served import open_journal
 
 TOPIC = "training.failed.v1"
@@ -110,9 +111,10 @@ async def test_it_goes_back_as_it_came_and_only_once(
     await letters.take(burial(body=body))
     letter_id = f"platform/{TOPIC}-0-{0:012d}"  # What cannot be read belongs to nobody.
 
-    for _ in range(2):
-        letter = await replay.again("platform", letter_id, "root")
+    for key, already in (("one", False), ("one", False), ("two", True)):
+        letter, before = await called("root", key, replay.again("platform", letter_id, "root"))
         assert letter.replayed
+        assert before is already
 
     assert sent.messages == [(TOPIC, "acme/j1", body, {"ce_id": "e1", "traceparent": "00-abc"})]
 
@@ -128,7 +130,9 @@ async def test_what_kafka_did_not_take_is_not_replayed(
     assert not (await letters.page("acme", "", 1, ""))[0][0].replayed
 
     sent.failure = None
-    assert (await replay.again("acme", letter_id, "ada")).replayed
+    letter, already = await replay.again("acme", letter_id, "ada")
+    assert letter.replayed
+    assert not already
     assert len(sent.messages) == 1
 
 

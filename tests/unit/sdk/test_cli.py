@@ -14,7 +14,13 @@ import pytest
 import typer.main
 
 from basalt.cli import app
-from basalt.pb.basalt.v1 import inference_pb2, ingest_pb2, security_pb2, trainer_pb2
+from basalt.pb.basalt.v1 import (
+    inference_pb2,
+    ingest_pb2,
+    monitoring_pb2,
+    security_pb2,
+    trainer_pb2,
+)
 from libs.common.errors import (
     DependencyError,
     ForbiddenError,
@@ -28,6 +34,9 @@ from tests.support.terminal import COMMAND, environment, piped
 from tools.servers.ports import free_ports
 
 LIST = "basalt.v1.ModelService/ListModels"
+APPROVE = "basalt.v1.ModelService/ApproveModelVersion"
+REPLAY = "basalt.v1.IngestService/ReplayQuarantined"
+REPLAY_LETTER = "basalt.v1.MonitoringService/ReplayDeadLetter"
 PUT_SOURCE = "basalt.v1.IngestService/PutSource"
 LOG = "basalt.v1.TrainerService/FollowJobLog"
 EXPORT = "basalt.v1.AuditService/ExportAudit"
@@ -198,6 +207,25 @@ def test_control_characters_of_an_error_do_not_reach_the_terminal(server: Answer
 
     server.handlers[LIST] = refuse
     assert failed("model", "list") == ("Error: There is no \\x1b]0;owned\\x07model\\x9b2J.\n")
+
+
+def test_what_was_settled_before_is_not_claimed_again(server: Answering) -> None:
+    review = inference_pb2.Review(reviewer="bob", approved=True)
+    review.at.FromSeconds(1_770_000_000)
+    version = inference_pb2.ModelVersion(model="tumour", version=2, reviews=[review])
+    server.handlers |= {
+        APPROVE: lambda *_: inference_pb2.ApproveModelVersionResponse(
+            version=version, already_approved=True
+        ),
+        REPLAY: lambda *_: ingest_pb2.ReplayQuarantinedResponse(already_replayed=True),
+        REPLAY_LETTER: lambda *_: monitoring_pb2.ReplayDeadLetterResponse(already_replayed=True),
+    }
+    assert piped("model", "approve", "tumour", "2", "--comment", "fine", TZ="UTC").output == (
+        "✓ tumour version 2 was approved already by bob at 2026-02-02 02:40:00; this comment was"
+        " not recorded.\n"
+    )
+    for what in ("quarantine", "deadletter"):
+        assert "before; nothing was done now." in piped(what, "replay", "r1").output
 
 
 def test_files_that_cannot_be_read(server: Answering, tmp_path: Path) -> None:

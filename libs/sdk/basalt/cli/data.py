@@ -365,4 +365,7 @@ def replay(record: str, json: Json = False) -> None:
         answer = client.call(
             client.ingest.ReplayQuarantined, pb.ReplayQuarantinedRequest(id=record)
         )
-    told(answer, json, f"{record} is sent in again; the next version holds it.")
+    if answer.already_replayed:
+        told(answer, json, f"{record} was sent in before; nothing was done now.")
+    else:
+        told(answer, json, f"{record} is sent in again; the next version holds it.")

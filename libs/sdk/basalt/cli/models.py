@@ -160,6 +160,9 @@ def approve(
             client.models.ApproveModelVersion,
             pb.ApproveModelVersionRequest(model=model, version=version, comment=comment),
         )
+    if answer.already_approved:
+        told(answer, json, _settled_before(answer.version, comment))
+        return
     key = answer.version.signed_by_key
     told(answer, json, f"{model} version {version} is approved and signed with {key}.")
 
@@ -180,7 +183,20 @@ def reject(
             client.models.RejectModelVersion,
             pb.RejectModelVersionRequest(model=model, version=version, comment=comment),
         )
+    if answer.already_rejected:
+        told(answer, json, _settled_before(answer.version, comment))
+        return
     told(answer, json, f"{model} version {version} is rejected.")
+
+
+def _settled_before(version: pb.ModelVersion, comment: str) -> str:
+    review = version.reviews[-1]
+    verdict = "approved" if review.approved else "rejected"
+    dropped = "; this comment was not recorded" if comment else ""
+    return (
+        f"{version.model} version {version.version} was {verdict} already by {review.reviewer}"
+        f" at {when(review.at)}{dropped}."
+    )
 
 
 @models.command("alias")

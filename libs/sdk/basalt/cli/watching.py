@@ -337,4 +337,7 @@ def replay_dead_letter(letter: str, json: Json = False) -> None:
         answer = client.call(
             client.monitoring.ReplayDeadLetter, pb.ReplayDeadLetterRequest(id=letter)
         )
-    told(answer, json, f"{letter} is published again.")
+    if answer.already_replayed:
+        told(answer, json, f"{letter} was published again before; nothing was done now.")
+    else:
+        told(answer, json, f"{letter} is published again.")

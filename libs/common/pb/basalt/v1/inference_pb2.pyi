@@ -214,10 +214,12 @@ class ApproveModelVersionRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., comment: _Optional[str] = ...) -> None: ...
 
 class ApproveModelVersionResponse(_message.Message):
-    __slots__ = ("version",)
+    __slots__ = ("version", "already_approved")
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_APPROVED_FIELD_NUMBER: _ClassVar[int]
     version: ModelVersion
-    def __init__(self, version: _Optional[_Union[ModelVersion, _Mapping]] = ...) -> None: ...
+    already_approved: bool
+    def __init__(self, version: _Optional[_Union[ModelVersion, _Mapping]] = ..., already_approved: _Optional[bool] = ...) -> None: ...
 
 class RejectModelVersionRequest(_message.Message):
     __slots__ = ("model", "version", "comment")
@@ -230,10 +232,12 @@ class RejectModelVersionRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., comment: _Optional[str] = ...) -> None: ...
 
 class RejectModelVersionResponse(_message.Message):
-    __slots__ = ("version",)
+    __slots__ = ("version", "already_rejected")
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_REJECTED_FIELD_NUMBER: _ClassVar[int]
     version: ModelVersion
-    def __init__(self, version: _Optional[_Union[ModelVersion, _Mapping]] = ...) -> None: ...
+    already_rejected: bool
+    def __init__(self, version: _Optional[_Union[ModelVersion, _Mapping]] = ..., already_rejected: _Optional[bool] = ...) -> None: ...
 
 class ReadModelVersionRequest(_message.Message):
     __slots__ = ("model", "version")

@@ -358,7 +358,9 @@ class ReplayQuarantinedRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class ReplayQuarantinedResponse(_message.Message):
-    __slots__ = ("record",)
+    __slots__ = ("record", "already_replayed")
     RECORD_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_REPLAYED_FIELD_NUMBER: _ClassVar[int]
     record: QuarantinedRecord
-    def __init__(self, record: _Optional[_Union[QuarantinedRecord, _Mapping]] = ...) -> None: ...
+    already_replayed: bool
+    def __init__(self, record: _Optional[_Union[QuarantinedRecord, _Mapping]] = ..., already_replayed: _Optional[bool] = ...) -> None: ...

@@ -286,7 +286,9 @@ class ReplayDeadLetterRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class ReplayDeadLetterResponse(_message.Message):
-    __slots__ = ("letter",)
+    __slots__ = ("letter", "already_replayed")
     LETTER_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_REPLAYED_FIELD_NUMBER: _ClassVar[int]
     letter: DeadLetter
-    def __init__(self, letter: _Optional[_Union[DeadLetter, _Mapping]] = ...) -> None: ...
+    already_replayed: bool
+    def __init__(self, letter: _Optional[_Union[DeadLetter, _Mapping]] = ..., already_replayed: _Optional[bool] = ...) -> None: ...
