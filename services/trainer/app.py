@@ -25,7 +25,7 @@ def build(settings: Settings) -> Service:
     journal, clock, objects = foundation.journal, foundation.clock, foundation.objects
     datasets = IngestDatasets(foundation.peers)
     workplace = FolderWorkplace(settings.work)
-    pipelines = Pipelines(journal, clock)
+    pipelines = Pipelines(journal, clock, datasets)
     queueing = Queueing(journal, clock, pipelines, datasets)
     oversight = Oversight(journal, objects, clock)
     tools = Tools(

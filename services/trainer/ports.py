@@ -13,14 +13,17 @@ class DatasetVersion:
     dataset: str
     version: int
     manifest_sha256: str
+    # Empty where only an event told of the version.
+    columns: tuple[str, ...] = ()
     # False when sealing found no new row and answered the version that was there.
     created: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnRoles:
+class Columns:
     """What a source's data contract says of its columns beside their types."""
 
+    names: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -36,8 +39,8 @@ class Datasets(Protocol):
         """Makes what was accepted since into the next version."""
         ...
 
-    async def roles(self, dataset: str) -> ColumnRoles:
-        """Of a dataset that no source feeds: none."""
+    async def columns(self, dataset: str) -> Columns:
+        """Those of the next version. Of a dataset that no source feeds: none."""
         ...
 
     def read(self, version: DatasetVersion) -> AsyncIterator[bytes]:

@@ -19,7 +19,7 @@ import polars as pl
 from sklearn import datasets
 
 from libs.common.clock import SystemClock
-from libs.common.errors import NotFoundError
+from libs.common.errors import DependencyError, NotFoundError
 from libs.common.journal import Journal
 from libs.common.stores.directory import DirectoryObjects
 from libs.common.stores.ports import Entry
@@ -36,7 +36,7 @@ from services.trainer.core.worker import Worker
 from services.trainer.outbound.process import ProcessTraining
 from services.trainer.outbound.workplace import FolderWorkplace
 from services.trainer.ports import (
-    ColumnRoles,
+    Columns,
     DatasetVersion,
     Exited,
     Message,
@@ -137,6 +137,7 @@ class MemoryDatasets:
     tables: dict[tuple[str, int], bytes] = field(default_factory=dict)
     unsealed: dict[str, bytes] = field(default_factory=dict)
     sealed: list[str] = field(default_factory=list)
+    reachable: bool = True
 
     def add(self, dataset: str, table: pl.DataFrame) -> DatasetVersion:
         content = parquet(table)
@@ -159,8 +160,11 @@ class MemoryDatasets:
         self.tables[dataset, number] = fresh
         return self._version(dataset, number, created=True)
 
-    async def roles(self, dataset: str) -> ColumnRoles:
-        return ColumnRoles(key=("key",))
+    async def columns(self, dataset: str) -> Columns:
+        if not self.reachable:
+            raise DependencyError("The service ingest cannot be reached.", which="ingest")
+        latest = self._latest(dataset)
+        return Columns(self._names(dataset, latest), key=("key",)) if latest else Columns()
 
     async def read(self, version: DatasetVersion) -> AsyncIterator[bytes]:
         yield self.tables[version.dataset, version.version]
@@ -170,7 +174,10 @@ class MemoryDatasets:
 
     def _version(self, dataset: str, number: int, *, created: bool) -> DatasetVersion:
         digest = sha256(self.tables[dataset, number]).hexdigest()
-        return DatasetVersion(dataset, number, digest, created)
+        return DatasetVersion(dataset, number, digest, self._names(dataset, number), created)
+
+    def _names(self, dataset: str, number: int) -> tuple[str, ...]:
+        return tuple(pl.read_parquet_schema(io.BytesIO(self.tables[dataset, number])))
 
 
 class EndlessTraining:
@@ -219,7 +226,7 @@ class Trainer:
         journal = Journal(SqliteJournal(folder / "trainer.db"), clock)
         objects = DirectoryObjects(folder / "objects")
         held = data or MemoryDatasets()
-        pipelines = Pipelines(journal, clock)
+        pipelines = Pipelines(journal, clock, held)
         tools = Tools(
             clock=clock,
             pipelines=pipelines,

@@ -169,13 +169,13 @@ class Attempt:
             await tools.pipelines.definition(self._tenant, job.pipeline, job.pipeline_revision),
             job.parameters,
         )
-        roles = await self._patiently(lambda: tools.datasets.roles(job.dataset))
+        columns = await self._patiently(lambda: tools.datasets.columns(job.dataset))
         version = DatasetVersion(job.dataset, job.dataset_version, job.dataset_manifest_sha256)
         self._say(f"Fetching version {job.dataset_version} of {job.dataset}.")
         await self._patiently(lambda: place.write(DATA_FILE, tools.datasets.read(version)))
         for file, sha256 in job.checkpoints.items():
             await self._patiently(lambda f=file, s=sha256: self._restore(place, f, s))
-        order = Order.of(job, definition, roles, tools.pace.checkpoint_every_s)
+        order = Order.of(job, definition, columns, tools.pace.checkpoint_every_s)
         await place.write(ORDER_FILE, _whole(order.model_dump_json().encode()))
         return definition
 

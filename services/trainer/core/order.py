@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from services.trainer.core.jobs import Job
 from services.trainer.core.pipeline import Definition, from_document
-from services.trainer.ports import ColumnRoles
+from services.trainer.ports import Columns
 
 ORDER_FILE = "order.json"
 DATA_FILE = "data.parquet"
@@ -34,7 +34,7 @@ class Order(BaseModel):
 
     @classmethod
     def of(
-        cls, job: Job, definition: Definition, roles: ColumnRoles, checkpoint_every_s: float
+        cls, job: Job, definition: Definition, columns: Columns, checkpoint_every_s: float
     ) -> Order:
         return cls(
             definition=definition.document(),
@@ -45,8 +45,8 @@ class Order(BaseModel):
             dataset_version=job.dataset_version,
             dataset_manifest_sha256=job.dataset_manifest_sha256,
             pipeline_revision=job.pipeline_revision,
-            key_columns=roles.key,
-            ignored_columns=roles.ignored,
+            key_columns=columns.key,
+            ignored_columns=columns.ignored,
             checkpoint_every_s=checkpoint_every_s,
         )
 

@@ -5,7 +5,7 @@ docs/reference/pipeline.md explains each field.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -26,6 +26,7 @@ DEFINITION_BYTES_MAX = 64 * 1024
 STEPS_MAX = 32
 FEATURES_MAX = 1_000
 ERRORS_SHOWN_MAX = 5
+COLUMNS_SHOWN_CHARACTERS_MAX = 500
 MIB = 1024 * 1024
 REFERENCE = "docs/reference/pipeline.md"
 
@@ -56,6 +57,18 @@ class Data(Strict):
         if len(set(features)) != len(features):
             raise ValueError("a column is named twice")
         return features
+
+    def require_in(self, columns: Collection[str], dataset: str) -> None:
+        """Raises InvalidInputError for a column that is named and that the dataset lacks."""
+        named = () if self.features == "all" else self.features
+        for field, column in (("label", self.label), *(("features", each) for each in named)):
+            if column not in columns:
+                raise InvalidInputError(
+                    f"The dataset {dataset} has no column {column!r}.",
+                    which=column,
+                    next_step=f"Name one that it has in data.{field}:"
+                    f" {', '.join(columns)[:COLUMNS_SHOWN_CHARACTERS_MAX]}.",
+                )
 
 
 class ModelOutput(Strict):

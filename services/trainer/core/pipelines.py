@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libs.common.clock import Clock
-from libs.common.errors import NotFoundError
+from libs.common.errors import BasaltError, NotFoundError
 from libs.common.journal import Change, Journal, aggregate
 from libs.common.stores.ports import Entry
-from services.trainer.core.pipeline import Definition, PipelineState, Trigger, parse
+from services.trainer.core.pipeline import Data, Definition, PipelineState, Trigger, parse
+from services.trainer.ports import Datasets
 
 KIND = "pipeline"
 
@@ -17,13 +18,16 @@ KIND = "pipeline"
 class Pipelines:
     journal: Journal
     clock: Clock
+    datasets: Datasets
 
-    async def put(self, tenant: str, definition_yaml: str, by: str) -> Entry:
+    async def put(self, tenant: str, definition_yaml: str, by: str) -> tuple[Entry, str]:
         """Whoever puts it owns it: jobs that events cause have them as author.
 
-        The same text again by the same person makes no new revision. Raises InvalidInputError.
+        The same text again by the same person makes no new revision. Also answers why the columns
+        could not be checked, if so. Raises InvalidInputError.
         """
         definition = parse(definition_yaml)
+        warning = await self._unchecked(definition.data)
         state = PipelineState(
             name=definition.name,
             definition_yaml=definition_yaml,
@@ -38,9 +42,30 @@ class Pipelines:
                 return None
             return Change("PipelinePut", state)
 
-        return await self.journal.decide(
+        entry = await self.journal.decide(
             aggregate(tenant, KIND, definition.name), self.clock.new_id(), by, decide
         )
+        return entry, warning
+
+    async def _unchecked(self, data: Data) -> str:
+        """Why it cannot be told yet whether the dataset has the columns; "" when it has them.
+
+        A pipeline may be there before its data, and while ingest is away: each run looks again.
+        Raises InvalidInputError when a column is lacking.
+        """
+        try:
+            columns = await self.datasets.columns(data.dataset)
+        except BasaltError as error:
+            if not error.retryable:
+                raise
+            return f"The columns of {data.dataset} were not checked. {error.what}"
+        if not columns.names:
+            return (
+                f"No source feeds the dataset {data.dataset} yet, so its columns were not checked."
+                " `basalt source put` makes one; `basalt source list` shows those there are."
+            )
+        data.require_in(columns.names, data.dataset)
+        return ""
 
     async def get(self, tenant: str, name: str) -> Entry:
         """Raises NotFoundError."""

@@ -96,7 +96,8 @@ class Queueing:
     async def run(self, tenant: str, request: RunRequest, by: str) -> Entry:
         """Queues a job at somebody's request; the same idempotency key answers the same job.
 
-        Raises NotFoundError for the pipeline or dataset, InvalidInputError for a parameter.
+        Raises NotFoundError for the pipeline or dataset, InvalidInputError for a parameter or a
+        column that the dataset lacks.
         """
         request.require_within_limits()
         pipeline = await self.pipelines.get(tenant, request.pipeline)
@@ -123,10 +124,11 @@ class Queueing:
     ) -> dict[str, object]:
         state = pipeline_of(pipeline)
         definition = await self.pipelines.definition(pipeline.tenant, state.name, pipeline.version)
-        with_parameters(definition, request.parameters)
+        data = with_parameters(definition, request.parameters).data
         version = await self.datasets.version(
             request.dataset or state.dataset, request.dataset_version
         )
+        data.require_in(version.columns, version.dataset)
         short_id = run.removeprefix(f"{state.name}-")
         job = self._job(
             pipeline, version, f"{state.name}-v{version.version}-{short_id}", "request", by

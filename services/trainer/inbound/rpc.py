@@ -41,15 +41,15 @@ class TrainerServicer(TrainerServiceServicer):
         self, request: pb.PutPipelineRequest, context: Any
     ) -> pb.PutPipelineResponse:
         who = caller()
-        entry = await self._pipelines.put(who.tenant, request.definition_yaml, who.subject)
-        return pb.PutPipelineResponse(pipeline=_pipeline(entry))
+        entry, warning = await self._pipelines.put(who.tenant, request.definition_yaml, who.subject)
+        return pb.PutPipelineResponse(pipeline=_pipeline(entry, warning=warning))
 
     async def GetPipeline(  # noqa: N802
         self, request: pb.GetPipelineRequest, context: Any
     ) -> pb.GetPipelineResponse:
         entry = await self._pipelines.get(caller().tenant, request.name)
         answer = await self._queueing.drift_answer(entry)
-        return pb.GetPipelineResponse(pipeline=_pipeline(entry, answer))
+        return pb.GetPipelineResponse(pipeline=_pipeline(entry, drift_answer=answer))
 
     async def ListPipelines(  # noqa: N802
         self, request: pb.ListPipelinesRequest, context: Any
@@ -125,7 +125,7 @@ class TrainerServicer(TrainerServiceServicer):
             yield answer
 
 
-def _pipeline(entry: Entry, drift_answer: str = "") -> pb.Pipeline:
+def _pipeline(entry: Entry, *, drift_answer: str = "", warning: str = "") -> pb.Pipeline:
     state = pipeline_of(entry)
     changed = common_pb2.Stamp(at=_timestamp(entry.at), by=entry.by, cause=entry.cause)
     return pb.Pipeline(
@@ -136,6 +136,7 @@ def _pipeline(entry: Entry, drift_answer: str = "") -> pb.Pipeline:
         revision=entry.version,
         changed=changed,
         drift_answer=drift_answer,
+        warning=warning,
     )
 
 

@@ -12,7 +12,7 @@ from libs.common.errors import IntegrityError, NotFoundError
 from libs.common.pb.basalt.v1 import ingest_pb2 as pb
 from libs.common.pb.basalt.v1.ingest_pb2_grpc import IngestServiceStub
 from libs.common.rpc import Peers, translated
-from services.trainer.ports import ColumnRoles, DatasetVersion
+from services.trainer.ports import Columns, DatasetVersion
 
 SEAL_TIMEOUT_S = 60.0
 
@@ -36,13 +36,13 @@ class IngestDatasets:
             answer = await self._stub.SealDataset(request, timeout=SEAL_TIMEOUT_S)
         return _version(answer.version, created=answer.created)
 
-    async def roles(self, dataset: str) -> ColumnRoles:
+    async def columns(self, dataset: str) -> Columns:
         """Out of the data contract of the source of the same name."""
         try:
             with translated("ingest"):
                 answer = await self._stub.GetSource(pb.GetSourceRequest(name=dataset))
         except NotFoundError:
-            return ColumnRoles()
+            return Columns()
         contract = yaml.safe_load(answer.source.contract_yaml) or {}
         columns = contract.get("columns") or []
         by_role = {
@@ -50,7 +50,8 @@ class IngestDatasets:
             for role in ("key", "ignored")
         }
         key = dict.fromkeys([*map(str, contract.get("key") or []), *by_role["key"]])
-        return ColumnRoles(tuple(key), tuple(by_role["ignored"]))
+        names = tuple(str(column["name"]) for column in columns)
+        return Columns(names, tuple(key), tuple(by_role["ignored"]))
 
     async def read(self, version: DatasetVersion) -> AsyncIterator[bytes]:
         request = pb.ReadDatasetRequest(dataset=version.dataset, version=version.version)
@@ -83,4 +84,7 @@ def _require_manifest(version: DatasetVersion, found: str) -> None:
 
 
 def _version(version: pb.DatasetVersion, *, created: bool = False) -> DatasetVersion:
-    return DatasetVersion(version.dataset, version.version, version.manifest_sha256, created)
+    columns = tuple(column.name for column in version.columns)
+    return DatasetVersion(
+        version.dataset, version.version, version.manifest_sha256, columns, created
+    )

@@ -66,7 +66,7 @@ def load(file: Path, order: Order) -> Rows:
     """Raises InvalidInputError, saying which column or class is at fault."""
     data = order.pipeline.data
     table = pl.read_parquet(file)
-    _require_columns(table, data)
+    data.require_in(table.columns, order.dataset)
     features, notes = _features(table, data, order)
     complete = table.drop_nulls([*features, data.label])
     complete = complete.filter(_finite(complete, features))
@@ -86,17 +86,6 @@ def load(file: Path, order: Order) -> Rows:
     )
     _require_enough(rows, data)
     return rows
-
-
-def _require_columns(table: pl.DataFrame, data: Data) -> None:
-    named = () if data.features == "all" else data.features
-    for column in (data.label, *named):
-        if column not in table.columns:
-            raise InvalidInputError(
-                f"The dataset {data.dataset} has no column {column!r}.",
-                which=column,
-                next_step=f"It has: {', '.join(table.columns)[:500]}.",
-            )
 
 
 def _features(table: pl.DataFrame, data: Data, order: Order) -> tuple[list[str], list[str]]:

@@ -237,7 +237,7 @@ async def refused(call: Any, code: grpc.StatusCode) -> str:
 
 async def test_bad_input_and_foreign_names_are_refused_with_what_to_do(services: Services) -> None:
     stub, ann, eve = services.trainer, services.ann, services.eve
-    await services.put_pipeline()
+    assert "No source feeds the dataset" in (await services.put_pipeline()).warning
     broken = services.definition.replace("epochs: 30", "epochs: 0")
     put = stub.PutPipeline(pb.PutPipelineRequest(definition_yaml=broken), **ann)
     assert "epochs" in await refused(put, grpc.StatusCode.INVALID_ARGUMENT)
@@ -260,6 +260,11 @@ async def test_bad_input_and_foreign_names_are_refused_with_what_to_do(services:
     page.page.size = 501
     await refused(stub.ListJobs(page, **ann), grpc.StatusCode.INVALID_ARGUMENT)
     assert not (await stub.ListPipelines(pb.ListPipelinesRequest(), **eve)).pipelines
+    await services.put_source()
+    mistyped = services.definition.replace("label: diagnosis", "label: diagnoses")
+    put = stub.PutPipeline(pb.PutPipelineRequest(definition_yaml=mistyped), **ann)
+    assert "no column 'diagnoses'" in await refused(put, grpc.StatusCode.INVALID_ARGUMENT)
+    assert (await services.put_pipeline()).warning == ""
 
 
 async def test_a_run_is_queued_once_for_its_key(services: Services) -> None:

@@ -37,6 +37,7 @@ LIST = "basalt.v1.ModelService/ListModels"
 APPROVE = "basalt.v1.ModelService/ApproveModelVersion"
 REPLAY = "basalt.v1.IngestService/ReplayQuarantined"
 REPLAY_LETTER = "basalt.v1.MonitoringService/ReplayDeadLetter"
+PUT_PIPELINE = "basalt.v1.TrainerService/PutPipeline"
 PUT_SOURCE = "basalt.v1.IngestService/PutSource"
 LOG = "basalt.v1.TrainerService/FollowJobLog"
 EXPORT = "basalt.v1.AuditService/ExportAudit"
@@ -226,6 +227,15 @@ def test_what_was_settled_before_is_not_claimed_again(server: Answering) -> None
     )
     for what in ("quarantine", "deadletter"):
         assert "before; nothing was done now." in piped(what, "replay", "r1").output
+
+
+def test_pipeline_before_its_data_is_taken_with_a_note(server: Answering, tmp_path: Path) -> None:
+    pipeline = trainer_pb2.Pipeline(name="p", dataset="d", model="m", revision=1, warning="Later.")
+    server.handlers[PUT_PIPELINE] = lambda *_: trainer_pb2.PutPipelineResponse(pipeline=pipeline)
+    definition = tmp_path / "p.yaml"
+    definition.touch()
+    shown = piped("train", "put", str(definition))
+    assert (shown.status, shown.output) == (0, "✓ Revision 1 of p: d → m.\nNote: Later.\n")
 
 
 def test_files_that_cannot_be_read(server: Answering, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from libs.common.errors import InvalidInputError, NotFoundError
 from libs.common.events import DatasetVersioned, DriftDetected
 from services.trainer.core.jobs import job_of
 from services.trainer.core.queueing import RunRequest
-from tests.support.training import PIPELINE, TENANT, Trainer, parquet, patients
+from tests.support.training import PIPELINE, TENANT, Trainer, flowers, parquet, patients
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -149,11 +149,57 @@ async def test_a_run_that_cannot_be_is_refused_at_once(
     assert await names(trainer) == []
 
 
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ("label: diagnoses", "label"),
+        ("label: diagnosis, features: [mean radius, diagnoses]", "features"),
+    ],
+)
+async def test_a_column_that_is_not_there_is_refused_before_a_job_is_queued(
+    trainer: Trainer, changed: str, field: str
+) -> None:
+    wrong = PIPELINE.replace("label: diagnosis", changed)
+    names_it = rf"patients has no column 'diagnoses'.* data\.{field}: key, mean radius, "
+    with pytest.raises(InvalidInputError, match=names_it):
+        await trainer.pipelines.put(TENANT, wrong, "ann")
+    with pytest.raises(NotFoundError):
+        await trainer.pipelines.get(TENANT, "tumours")
+
+    # Put while nobody could tell, it is refused when it is run.
+    trainer.datasets.reachable = False
+    _, warning = await trainer.pipelines.put(TENANT, wrong, "ann")
+    assert warning == (
+        "The columns of patients were not checked. The service ingest cannot be reached."
+    )
+    trainer.datasets.reachable = True
+    with pytest.raises(InvalidInputError, match=names_it):
+        await trainer.queueing.run(TENANT, RunRequest("tumours"), "ann")
+    assert await names(trainer) == []
+
+
+async def test_a_run_on_another_dataset_needs_its_columns(trainer: Trainer) -> None:
+    await trainer.pipelines.put(TENANT, PIPELINE, "ann")
+    trainer.datasets.add("flowers", flowers())
+    request = RunRequest("tumours", dataset="flowers")
+    with pytest.raises(InvalidInputError, match="flowers has no column 'diagnosis'"):
+        await trainer.queueing.run(TENANT, request, "ann")
+
+
+async def test_a_pipeline_may_be_put_before_its_data_and_says_so(trainer: Trainer) -> None:
+    early = PIPELINE.replace("patients", "arrivals")
+    _, warning = await trainer.pipelines.put(TENANT, early, "ann")
+    assert "No source feeds the dataset arrivals yet" in warning
+    trainer.datasets.add("arrivals", patients(30))
+    assert (await trainer.pipelines.put(TENANT, early, "ann"))[1] == ""
+
+
 async def test_a_pipeline_changes_by_revisions_and_jobs_keep_theirs(trainer: Trainer) -> None:
-    first = await trainer.pipelines.put(TENANT, PIPELINE, "ann")
-    assert (await trainer.pipelines.put(TENANT, PIPELINE, "ann")).version == first.version
+    first, _ = await trainer.pipelines.put(TENANT, PIPELINE, "ann")
+    again, _ = await trainer.pipelines.put(TENANT, PIPELINE, "ann")
+    assert again.version == first.version
     changed = PIPELINE.replace("epochs: 30", "epochs: 31")
-    second = await trainer.pipelines.put(TENANT, changed, "bob")
+    second, _ = await trainer.pipelines.put(TENANT, changed, "bob")
     assert (first.version, second.version) == (1, 2)
     old = await trainer.pipelines.definition(TENANT, "tumours", 1)
     new = await trainer.pipelines.definition(TENANT, "tumours", 2)

@@ -20,6 +20,7 @@ from basalt.cli.output import (
     listed,
     plain,
     read_text,
+    say,
     told,
     when,
     word,
@@ -49,6 +50,8 @@ def put_pipeline(
         ).pipeline
     leads = f"{pipeline.dataset} → {pipeline.model}"
     told(pipeline, json, f"Revision {pipeline.revision} of {pipeline.name}: {leads}.")
+    if pipeline.warning and not json:
+        say(f"Note: {pipeline.warning}")
 
 
 @train.command("pipelines")

@@ -27,7 +27,7 @@ JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
 
 class Pipeline(_message.Message):
-    __slots__ = ("name", "definition_yaml", "dataset", "model", "revision", "changed", "drift_answer")
+    __slots__ = ("name", "definition_yaml", "dataset", "model", "revision", "changed", "drift_answer", "warning")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DEFINITION_YAML_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class Pipeline(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     DRIFT_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
     name: str
     definition_yaml: str
     dataset: str
@@ -42,7 +43,8 @@ class Pipeline(_message.Message):
     revision: int
     changed: _common_pb2.Stamp
     drift_answer: str
-    def __init__(self, name: _Optional[str] = ..., definition_yaml: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., revision: _Optional[int] = ..., changed: _Optional[_Union[_common_pb2.Stamp, _Mapping]] = ..., drift_answer: _Optional[str] = ...) -> None: ...
+    warning: str
+    def __init__(self, name: _Optional[str] = ..., definition_yaml: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., revision: _Optional[int] = ..., changed: _Optional[_Union[_common_pb2.Stamp, _Mapping]] = ..., drift_answer: _Optional[str] = ..., warning: _Optional[str] = ...) -> None: ...
 
 class PutPipelineRequest(_message.Message):
     __slots__ = ("definition_yaml",)
