@@ -47,15 +47,22 @@ def _data(order: Order, rows: Rows) -> str:
 
 
 def _metrics(result: Result) -> str:
-    lines = [
-        f"On held-out rows; `{result.kept}` was kept by its validation rows.",
-        "",
-        f"| metric | {result.kept} | {result.baseline} (baseline) |",
-        "|---|---|---|",
+    said = f"On held-out rows; `{result.kept}` was kept by its validation rows."
+    columns = {result.kept: result.metrics}
+    if result.kept == result.baseline:
+        said += " It is the baseline itself: there is nothing to compare it with."
+    else:
+        columns[f"{result.baseline} (baseline)"] = result.baseline_metrics
+    lines = [said, "", _cells("metric", *columns), _cells(*["---"] * (1 + len(columns)))]
+    lines += [
+        _cells(name, *(f"{measured[name]:.4f}" for measured in columns.values()))
+        for name in result.metrics
     ]
-    for name, value in result.metrics.items():
-        lines.append(f"| {name} | {value:.4f} | {result.baseline_metrics.get(name, 0):.4f} |")
     return "\n".join(lines)
+
+
+def _cells(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _limits(rows: Rows, result: Result) -> str:

@@ -38,6 +38,7 @@ def version(number: int = 1, name: str = "tumour", author: str = "ada") -> pb.Mo
         metrics=[
             common_pb2.Metric(name="accuracy", value=0.97),
             common_pb2.Metric(name="auc", value=0.99),
+            common_pb2.Metric(name="evaluation_rows", value=42),
         ],
         gates=[
             pb.GateResult(gate="accuracy_min", passed=True, value=0.97, limit=0.95),
@@ -73,7 +74,7 @@ def test_piped_output_has_whole_lines_and_no_control_codes(server: Answering) ->
     for number, line in zip((3, 2, 1), lines[1:], strict=True):
         assert line.split()[0] == str(number)
         assert "measurements v12" in line
-        assert "accuracy 0.9700, auc 0.9900" in line
+        assert "accuracy 0.9700, auc 0.9900, evaluation_rows 42 " in line
         assert DIGEST[:12] in line
     assert "\x1b" not in shown
 

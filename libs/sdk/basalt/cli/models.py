@@ -18,6 +18,7 @@ from basalt.cli.output import (
     fields,
     listed,
     mark,
+    measured,
     plain,
     short,
     table,
@@ -80,7 +81,7 @@ def list_versions(model: str, limit: Limit = 100, json: Json = False) -> None:
             v.version,
             word(pb.ModelStage, v.stage),
             f"{v.lineage.dataset} v{v.lineage.dataset_version}",
-            ", ".join(f"{m.name} {m.value:.4f}" for m in v.metrics),
+            measured(v.metrics),
             v.author,
             ", ".join(
                 f"{'approved' if r.approved else 'rejected'} by {r.reviewer}" for r in v.reviews

@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from basalt.errors import InvalidInputError
+from basalt.pb.basalt.v1.common_pb2 import Metric
 
 DIGEST_CHARACTERS = 12
 # A line that a program reads is never broken.
@@ -221,6 +222,13 @@ def timestamp(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise typer.BadParameter(f"{text!r} is no time: write it like 2026-03-01T14:30.") from error
+
+
+def measured(metrics: Iterable[Metric]) -> str:
+    """Counts as they are, all else to four decimals: accuracy 0.9737, evaluation_rows 42."""
+    return ", ".join(
+        f"{each.name} {each.value:.{0 if each.name.endswith('_rows') else 4}f}" for each in metrics
+    )
 
 
 def word(enum: Any, value: int) -> str:
