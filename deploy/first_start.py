@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.certificates import Pair, new_authority, new_certificate
+from libs.common.files import PRIVATE, write_durably
 from libs.common.settings import SERVICES
 
 # The users that the containers run as; docker-compose.yml says the same.
@@ -42,7 +43,6 @@ SECRET_BYTES = 32
 # S3 secret keys have 40 characters at the most.
 S3_SECRET_BYTES = 20
 FOLDER_MODE = 0o700
-FILE_MODE = 0o600
 ROOT_USER = "root"
 MONGODB = "mongodb:27017"
 
@@ -209,14 +209,8 @@ def _private_folder(folder: Path, owner: int) -> Path:
 def _write(file: Path, content: bytes, owner: int) -> None:
     """Whole or not at all; a container that runs does not see its file vanish for nothing."""
     if not (file.exists() and file.read_bytes() == content):
-        partial = file.with_name(f".{file.name}.partial")
-        partial.unlink(missing_ok=True)
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as to:
-            to.write(content)
-            to.flush()
-            os.fsync(to.fileno())
-        partial.replace(file)
-    file.chmod(FILE_MODE)
+        write_durably(file, content)
+    file.chmod(PRIVATE)
     _own(file, owner)
 
 

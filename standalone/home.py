@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from libs.common.files import write_durably
 from libs.common.settings import SERVICES
 from tools.servers.errors import ServerError
 from tools.servers.ports import LOOPBACK, remember_ports, settled_ports
@@ -140,11 +141,8 @@ class Home:
                     service: secrets.token_urlsafe(CREDENTIAL_BYTES) for service in SERVICES
                 },
             }
-            partial = file.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            partial.touch(mode=0o600)
-            partial.write_text(json.dumps(made))
-            partial.replace(file)
+            # What the first start seals with it must not outlive it.
+            write_durably(file, json.dumps(made).encode())
         try:
             return Secrets(**json.loads(file.read_text()))
         except (ValueError, TypeError) as error:

@@ -12,6 +12,7 @@ from typing import IO, TypeVar
 from uuid import uuid4
 
 from libs.common.errors import DependencyError, NotFoundError
+from libs.common.files import sync_folder
 from libs.common.stores.ports import PART_BYTES, PARTIAL, checked_key
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ def _make_folders(folder: Path) -> None:
     if not folder.is_dir():
         _make_folders(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
 
 def _sync(file: IO[bytes]) -> None:
@@ -130,15 +131,7 @@ def _sync(file: IO[bytes]) -> None:
 
 def _move(partial: Path, path: Path) -> None:
     partial.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _unavailable(root: Path, error: OSError) -> DependencyError:

@@ -1,0 +1,35 @@
+"""Files that are there whole or not at all, after a power cut as well."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PRIVATE = 0o600
+
+
+def write_durably(file: Path, content: bytes, mode: int = PRIVATE) -> None:
+    """Written beside, synced, then moved into place; for one writer at a time.
+
+    Raises OSError, and then the file is as it was.
+    """
+    partial = file.with_name(f".{file.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as to:
+            to.write(content)
+            to.flush()
+            os.fsync(to.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(file.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """A name in a folder is durable once the folder is synced."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
