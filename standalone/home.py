@@ -17,7 +17,7 @@ from pathlib import Path
 from libs.common.files import write_durably
 from libs.common.settings import SERVICES
 from tools.servers.errors import ServerError
-from tools.servers.ports import LOOPBACK, remember_ports, settled_ports
+from tools.servers.ports import LOOPBACK, earlier_ports, remember_ports, settled_ports
 
 DOOR_PORT = 7080
 KAFKA_PORT = 7092
@@ -27,6 +27,8 @@ CREDENTIAL_BYTES = 32
 SOCKET_FOLDER_BYTES_MAX = 80
 # What a new installation takes with a first small model; a start with less would end half done.
 FREE_BYTES_MIN = 512 * 1024 * 1024
+# Each keeps the ports that nobody else needs to know in its own folder.
+SERVERS = ("envoy", "kafka", "triton")
 # Everything that lies in the folder. What is not listed here is not ours, and is never removed.
 CONTENTS = (
     "basalt.pid",
@@ -109,12 +111,28 @@ class Home:
     def ports(self, door: int | None = None, kafka: int | None = None) -> dict[str, int]:
         """The port of each listener: a chosen one, else the remembered one, else a free one.
 
-        They are not remembered yet. Raises ServerError when two listeners would have the same.
+        They are not remembered yet. Raises ServerError when two listeners would have the same,
+        those that the servers keep for themselves included.
         """
         chosen: dict[str, int | None] = dict.fromkeys(SERVICES)
         chosen |= dict.fromkeys(("metrics", "otlp", "otlp_http", "slow_grpc", "slow_rest"))
         chosen |= {"door": door, "kafka": kafka}
-        return settled_ports(self.root, chosen)
+        settled = settled_ports(self.root, chosen)
+        self._require_unlike_the_servers(settled)
+        return settled
+
+    def _require_unlike_the_servers(self, settled: Mapping[str, int]) -> None:
+        role_of = {port: role for role, port in settled.items()}
+        for server in SERVERS:
+            for role, port in earlier_ports(self.root / server).items():
+                # Kafka's broker is the one listener of a server that has its port from here.
+                if port in role_of and (server, role) != ("kafka", "broker"):
+                    raise ServerError(
+                        "ports",
+                        f"{role_of[port]} and {server}'s {role} would both have the port {port}",
+                        f"choose another port for {role_of[port]}, or remove"
+                        f" {self.root / server / 'ports.json'}; new ones are chosen then",
+                    )
 
     def remember(self, ports: Mapping[str, int]) -> None:
         """From now on each start has these ports, where no others are chosen."""

@@ -71,7 +71,7 @@ def settled_ports(directory: Path, wanted: Mapping[str, int | None]) -> dict[str
 
     Raises ServerError when two roles would have the same port, or `ports.json` is damaged.
     """
-    earlier = _earlier_ports(directory)
+    earlier = earlier_ports(directory)
     # Before the free ones are chosen, so that none of these is among them.
     for port in (*earlier.values(), *filter(None, wanted.values())):
         _claimed(port)
@@ -111,7 +111,8 @@ def _file(directory: Path) -> Path:
     return directory / "ports.json"
 
 
-def _earlier_ports(directory: Path) -> dict[str, int]:
+def earlier_ports(directory: Path) -> dict[str, int]:
+    """The remembered ones. Raises ServerError when `ports.json` is damaged."""
     file = _file(directory)
     if not file.exists():
         return {}

@@ -10,9 +10,10 @@ import pytest
 
 from standalone.home import Home
 from standalone.looking import problems
+from standalone.processes import lay_out
 from standalone.up import run
 from tools.servers.errors import ServerError
-from tools.servers.ports import free_ports
+from tools.servers.ports import earlier_ports, free_ports
 
 
 @pytest.fixture
@@ -69,3 +70,27 @@ def test_port_that_another_role_had_earlier(folder: Path, role: str) -> None:
     assert role in raised.value.what
     assert "door" in raised.value.what
     assert home.ports() == earlier
+
+
+@pytest.mark.parametrize(
+    ("server", "role"), [("triton", "metrics"), ("envoy", "admin"), ("kafka", "controller")]
+)
+def test_port_that_a_server_has_for_itself(folder: Path, server: str, role: str) -> None:
+    home = Home.at(folder)
+    earlier = home.ports(*free_ports(2))
+    home.remember(earlier)
+    lay_out(home)
+    (taken,) = (port for name, port in earlier_ports(folder / server).items() if name == role)
+    expected = f"door and {server}'s {role} would both have the port {taken}"
+    with pytest.raises(ServerError, match=expected) as raised:
+        run(folder, door_port=taken)
+    assert "choose another port for door" in raised.value.next_step
+    assert home.ports() == earlier
+
+
+def test_port_of_the_broker_may_move(folder: Path) -> None:
+    home = Home.at(folder)
+    home.remember(home.ports(*free_ports(2)))
+    lay_out(home)
+    (kafka,) = free_ports(1)
+    assert lay_out(home, kafka_port=kafka).kafka.endswith(f":{kafka}")
