@@ -89,6 +89,13 @@ def _csv_rows(file: BinaryIO, contract: Contract) -> Iterator[FileRow]:
         header = next(reader, [])
     except csv.Error as error:
         raise _not_of_format("CSV", error) from error
+    if not header:
+        raise InvalidInputError(
+            "The file is empty, or its first line is.",
+            which="file",
+            next_step="Begin it with a line that names the columns:"
+            f" {_some([column.name for column in contract.columns])}; nothing of it was taken.",
+        )
     _check_columns(header, contract)
     raw.clear()
     convert = [_converter(contract, name) for name in header]

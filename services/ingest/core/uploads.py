@@ -110,7 +110,10 @@ class Uploads:
         format_: FileFormat,
         parts: AsyncIterator[bytes],
     ) -> Summary:
-        """A file of at most 1 GiB. What is wrong with the file itself refuses all of it."""
+        """A file of at most 1 GiB. What is wrong with the file itself refuses all of it.
+
+        Raises InvalidInputError for one without rows too.
+        """
         key = self._key(key)
         terms = await self.sources.terms(tenant, source)
         earlier = await self._earlier(tenant, source, key)
@@ -124,6 +127,12 @@ class Uploads:
             rows = read_rows(path, format_, terms.contract)
             while await asyncio.to_thread(_gather_some, terms, key, now, spooled, rows):
                 pass
+            if not spooled.rows:
+                raise InvalidInputError(
+                    f"The file has no rows{' below its header' if format_ == 'csv' else ''}.",
+                    which="file",
+                    next_step="Check that it was written to its end; nothing of it was taken.",
+                )
             return await self._commit(tenant, source, key, by, terms, spooled)
 
     def _key(self, key: str) -> str:

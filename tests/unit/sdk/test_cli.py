@@ -37,6 +37,7 @@ LIST = "basalt.v1.ModelService/ListModels"
 APPROVE = "basalt.v1.ModelService/ApproveModelVersion"
 REPLAY = "basalt.v1.IngestService/ReplayQuarantined"
 REPLAY_LETTER = "basalt.v1.MonitoringService/ReplayDeadLetter"
+UPLOAD = "basalt.v1.IngestService/UploadFile"
 PUT_PIPELINE = "basalt.v1.TrainerService/PutPipeline"
 PUT_SOURCE = "basalt.v1.IngestService/PutSource"
 LOG = "basalt.v1.TrainerService/FollowJobLog"
@@ -227,6 +228,18 @@ def test_what_was_settled_before_is_not_claimed_again(server: Answering) -> None
     )
     for what in ("quarantine", "deadletter"):
         assert "before; nothing was done now." in piped(what, "replay", "r1").output
+
+
+def test_file_that_the_platform_refuses_is_named(server: Answering, tmp_path: Path) -> None:
+    async def refuse(*_: object) -> None:
+        raise InvalidInputError("The file has no rows.", which="file", next_step="Look at it.")
+
+    server.handlers[UPLOAD] = refuse
+    empty = tmp_path / "patients.csv"
+    empty.touch()
+    assert failed("data", "upload", "patients", str(empty)) == (
+        f"Error: {empty}: The file has no rows.\nNext: Look at it.\n"
+    )
 
 
 def test_pipeline_before_its_data_is_taken_with_a_note(server: Answering, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from basalt.cli.output import (
     when,
     word,
 )
-from basalt.errors import InvalidInputError
+from basalt.errors import BasaltError, InvalidInputError
 from basalt.pb.basalt.v1 import ingest_pb2 as pb
 
 PART_BYTES = 512 * 1024
@@ -145,7 +145,13 @@ def upload(
                     yield pb.UploadFileRequest(part=part)
             yield pb.UploadFileRequest(last=True)
 
-        summary = client.send(client.ingest.UploadFile, parts()).summary
+        try:
+            summary = client.send(client.ingest.UploadFile, parts()).summary
+        except BasaltError as error:
+            if error.code == "INVALID_ARGUMENT":
+                # The platform does not know what the file is called here.
+                error.what = f"{file}: {error.what}"
+            raise
     if summary.repeated_upload:
         told(summary, json, f"{file.name} was here before; nothing was added.")
     else:
