@@ -14,9 +14,11 @@ from importlib.resources import files
 from cedarpy import AuthzResult, Entities, PolicySet, is_authorized
 from google.protobuf.message import Message
 
-from libs.common.identity import Caller
+from libs.common.errors import ForbiddenError
+from libs.common.identity import PLATFORM, Caller
 
 ROLES = ("administrator", "engineer", "reviewer", "operator", "application", "auditor")
+ADMINISTRATOR = "administrator"
 SERVICE_ROLE = "service"
 # Callers whose entities are kept parsed; one is about 2 KiB.
 CALLERS_MAX = 2_000
@@ -34,10 +36,18 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`reason` completes "<who> may not call <method>: ..."; empty when allowed."""
+    """`reason` completes "<who> may not call <method>: ..."; empty when allowed, as `next_step`."""
 
     allowed: bool
-    reason: str
+    reason: str = ""
+    next_step: str = ""
+
+    def refusal(self, who: Caller, method: str) -> ForbiddenError:
+        return ForbiddenError(
+            f"{who.subject} may not call {method}: {self.reason}",
+            which=method,
+            next_step=self.next_step,
+        )
 
 
 def policy_text() -> str:
@@ -76,12 +86,18 @@ class Policy:
 
     def decide(self, who: Caller, method: str, request: Message | None) -> Decision:
         if method not in self.methods:
-            return Decision(False, "the policy knows no such method.")
+            return Decision(
+                False, "the policy knows no such method.", "Call one of this platform's version."
+            )
         tenant = _tenant_named(request) or who.tenant
         answer = self._ask(who, method, tenant)
         if answer.allowed and not answer.diagnostics.errors:
-            return Decision(True, "")
-        return Decision(False, self._reason(who, method, tenant, answer))
+            return Decision(True)
+        if answer.diagnostics.errors:
+            return Decision(
+                False, "the policy could not be evaluated.", "Tell the platform's operators."
+            )
+        return self._refused(who, method, tenant)
 
     def _ask(self, who: Caller, method: str, tenant: str) -> AuthzResult:
         request = {
@@ -102,18 +118,36 @@ class Policy:
             self._callers[key] = entities
         return entities
 
-    def _reason(self, who: Caller, method: str, tenant: str, answer: AuthzResult) -> str:
-        if answer.diagnostics.errors:
-            return "the policy could not be evaluated."
+    def _refused(self, who: Caller, method: str, tenant: str) -> Decision:
+        """Advises what would help; whether another tenant that was named exists is not said."""
+        needed = [role for role in ROLES if self._would_do(role, who.tenant, method, tenant)]
+        if needed:
+            return Decision(
+                False,
+                f"it needs the role {' or '.join(needed)}.",
+                "Ask an administrator of your tenant for a role that may.",
+            )
         if tenant != who.tenant and not who.is_service:
-            return f"it names the tenant {tenant}, and the token is for {who.tenant}."
-        needed = [role for role in ROLES if self._would_do(role, who.tenant, method)]
-        if not needed:
-            return "it is for the platform itself."
-        return f"it needs the role {' or '.join(needed)}."
+            return Decision(
+                False,
+                f"it names the tenant {tenant}, and the token is for {who.tenant}.",
+                f"Name no tenant but {who.tenant}, or log in as a user of the other.",
+            )
+        if self._would_do(ADMINISTRATOR, PLATFORM, method, PLATFORM):
+            return Decision(
+                False,
+                f"it is for administrators of the tenant {PLATFORM}, and the token is for"
+                f" {who.tenant}.",
+                "Ask one of them; no role of your tenant helps.",
+            )
+        return Decision(
+            False,
+            "it is for the platform's own services.",
+            "Nothing that a person is given permits it; `basalt --help` shows what people may do.",
+        )
 
-    def _would_do(self, role: str, tenant: str, method: str) -> bool:
-        somebody = Caller(tenant, f"a {role}", frozenset({role}), "", 0.0)
+    def _would_do(self, role: str, of: str, method: str, tenant: str) -> bool:
+        somebody = Caller(of, f"a {role}", frozenset({role}), "", 0.0)
         return self._ask(somebody, method, tenant).allowed
 
 

@@ -28,7 +28,6 @@ from libs.common import telemetry
 from libs.common.errors import (
     BasaltError,
     DependencyError,
-    ForbiddenError,
     InternalError,
 )
 from libs.common.identity import Caller, TokenVerifier, set_caller
@@ -123,11 +122,7 @@ class Guard:
             word = "permitted" if decision.allowed else "refused"
             await self.auditor.record(who, method, request, word)
         if not decision.allowed:
-            raise ForbiddenError(
-                f"{who.subject} may not call {method}: {decision.reason}",
-                which=method,
-                next_step="Ask an administrator of your tenant for a role that may.",
-            )
+            raise decision.refusal(who, method)
 
     def _caller(self, metadata: Metadata) -> Caller:
         return self.verifier.caller(metadata.get("authorization", ""))

@@ -21,7 +21,6 @@ from starlette.types import ASGIApp
 from libs.common import telemetry
 from libs.common.errors import (
     BasaltError,
-    ForbiddenError,
     InvalidInputError,
     LimitError,
 )
@@ -109,11 +108,7 @@ class Rest:
         who = self.verifier.caller(request.headers.get("authorization", ""))
         decision = self.policy.decide(who, method, None)
         if not decision.allowed:
-            raise ForbiddenError(
-                f"{who.subject} may not call {method}: {decision.reason}",
-                which=method,
-                next_step="Ask an administrator of your tenant for a role that may.",
-            )
+            raise decision.refusal(who, method)
         return who
 
     async def server(self, request: Request, who: Caller) -> Response:

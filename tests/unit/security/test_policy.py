@@ -2,6 +2,7 @@
 
 import pytest
 from cedarpy import validate_policies
+from google.protobuf.message import Message
 
 from libs.common.identity import Caller
 from libs.common.pb.basalt.v1 import (
@@ -205,6 +206,50 @@ def test_service_writes_the_audit_of_any_tenant(policy: Policy) -> None:
 def test_refusal_names_the_role_it_needs(policy: Policy) -> None:
     decision = policy.decide(person("engineer"), "basalt.v1.DeploymentService/Deploy", None)
     assert decision.reason == "it needs the role operator."
+    assert decision.next_step == "Ask an administrator of your tenant for a role that may."
+
+
+@pytest.mark.parametrize(
+    ("who", "method", "request_", "reason", "next_step"),
+    [
+        # No role of acme helps, whether there is a tenant `other` or not.
+        (
+            person("engineer"),
+            "basalt.v1.IdentityService/CreateUser",
+            security_pb2.CreateUserRequest(tenant="other"),
+            "it names the tenant other, and the token is for acme.",
+            "Name no tenant but acme, or log in as a user of the other.",
+        ),
+        (
+            person("engineer", "platform"),
+            "basalt.v1.IdentityService/CreateUser",
+            security_pb2.CreateUserRequest(tenant="other"),
+            "it needs the role administrator.",
+            "Ask an administrator of your tenant for a role that may.",
+        ),
+        (
+            person("administrator"),
+            "basalt.v1.IdentityService/RotateKeys",
+            None,
+            "it is for administrators of the tenant platform, and the token is for acme.",
+            "Ask one of them; no role of your tenant helps.",
+        ),
+        (
+            person("administrator", "platform"),
+            "basalt.v1.IdentityService/WatchAccess",
+            None,
+            "it is for the platform's own services.",
+            "Nothing that a person is given permits it; `basalt --help` shows what people may do.",
+        ),
+    ],
+)
+def test_refusal_advises_what_would_help(
+    policy: Policy, who: Caller, method: str, request_: Message | None, reason: str, next_step: str
+) -> None:
+    decision = policy.decide(who, method, request_)
+    refusal = decision.refusal(who, method)
+    assert (decision.reason, refusal.next_step) == (reason, next_step)
+    assert refusal.what == f"{who.subject} may not call {method}: {reason}"
 
 
 def test_rule_that_fails_to_evaluate_denies() -> None:
