@@ -20,7 +20,7 @@ from libs.common.events import AccessChanged
 from libs.common.identity import CLOCK_SKEW_S, PLATFORM
 from libs.common.journal import Change, Journal, aggregate
 from libs.common.stores.ports import Entry
-from services.security.core.names import tenant_name
+from services.security.core.names import page_size, tenant_name
 from services.security.ports import ManifestSigner, Seal, TokenFormat
 
 AGGREGATE = aggregate(PLATFORM, "access", "state")
@@ -160,12 +160,19 @@ class Access:
 
         await self._alter("TenantCreated", alter, by)
 
+    def page(self, size: int, token: str) -> tuple[list[str], str]:
+        """Tenants by name, and the token of the next page ("" after the last)."""
+        size = page_size(size)
+        rest = sorted(tenant for tenant in self.state.tenants if tenant > token)
+        return rest[:size], rest[size - 1] if len(rest) > size else ""
+
     def known_tenant(self, tenant: str) -> str:
         if tenant not in self.state.tenants:
             raise NotFoundError(
                 f"There is no tenant {tenant[:64]!r}.",
                 which="tenant",
-                next_step="The platform's administrator creates tenants: `basalt tenant create`.",
+                next_step="`basalt tenant list` shows the platform's administrator those there are,"
+                " and `basalt tenant create` makes one.",
             )
         return tenant
 

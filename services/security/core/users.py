@@ -200,6 +200,7 @@ class Users:
 
     async def page(self, tenant: str, size: int, token: str) -> tuple[list[User], str]:
         """Users by name, and the token of the next page ("" after the last)."""
+        self.access.known_tenant(tenant)
         size = page_size(size)
         after = _user(tenant, token) if token else ""
         entries = await self.journal.store.heads(KIND, tenant, after, size + 1)

@@ -95,6 +95,14 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
         await self._access.add_tenant(request.tenant, caller().subject)
         return pb.CreateTenantResponse(tenant=request.tenant)
 
+    async def ListTenants(  # noqa: N802
+        self, request: pb.ListTenantsRequest, context: Any
+    ) -> pb.ListTenantsResponse:
+        tenants, token = self._access.page(request.page.size, request.page.token)
+        return pb.ListTenantsResponse(
+            tenants=[pb.Tenant(name=tenant) for tenant in tenants], next_page_token=token
+        )
+
     async def CreateUser(  # noqa: N802
         self, request: pb.CreateUserRequest, context: Any
     ) -> pb.CreateUserResponse:
@@ -126,7 +134,7 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
         self, request: pb.ListUsersRequest, context: Any
     ) -> pb.ListUsersResponse:
         users, token = await self._users.page(
-            caller().tenant, request.page.size, request.page.token
+            request.tenant or caller().tenant, request.page.size, request.page.token
         )
         return pb.ListUsersResponse(users=map(_user, users), next_page_token=token)
 

@@ -255,6 +255,36 @@ async def test_users_come_in_pages(security: Security) -> None:
         await security.identity.CreateUser(pb.CreateUserRequest(name="ben"), **admin)
 
 
+async def test_the_platforms_administrator_sees_the_tenants_and_their_users(
+    security: Security,
+) -> None:
+    ann = bearer(await security.user("acme", "ann", ["administrator"]))
+    await security.user("umbrella", "eve", ["engineer"])
+    admin = bearer(await security.administrator())
+    stub = security.identity
+    names: list[str] = []
+    request = pb.ListTenantsRequest(page=common_pb2.PageRequest(size=2))
+    while len(names) < 2 or request.page.token:
+        page = await stub.ListTenants(request, **admin)
+        names += [tenant.name for tenant in page.tenants]
+        request.page.token = page.next_page_token
+    assert names == ["acme", "platform", "umbrella"]
+    users = await stub.ListUsers(pb.ListUsersRequest(tenant="umbrella"), **admin)
+    assert [(user.tenant, user.name) for user in users.users] == [("umbrella", "eve")]
+    with refused("NOT_FOUND", "tenant"):
+        await stub.ListUsers(pb.ListUsersRequest(tenant="nobody"), **admin)
+    with refused("PERMISSION_DENIED"):
+        await stub.ListTenants(pb.ListTenantsRequest(), **ann)
+    # Whether there is such a tenant is not told: the answers are alike.
+    said: set[str] = set()
+    for other in ("umbrella", "nobody"):
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.ListUsers(pb.ListUsersRequest(tenant=other), **ann)
+        said.add((refusal.value.details() or "").replace(other, "OTHER"))
+    assert len(said) == 1
+    assert "names the tenant OTHER, and the token is for acme. Name no tenant" in said.pop()
+
+
 async def test_api_key_until_it_is_revoked(security: Security) -> None:
     admin = bearer(await security.user("acme", "ann", ["administrator"]))
     made = await security.identity.CreateApiKey(

@@ -63,6 +63,7 @@ PRIVILEGED = {
 # Who may, of the six roles and the six services, when the request names no other tenant.
 MATRIX = {
     "basalt.v1.IdentityService/CreateTenant": {"platform administrator"},
+    "basalt.v1.IdentityService/ListTenants": {"platform administrator"},
     "basalt.v1.IdentityService/RotateKeys": {"platform administrator"},
     "basalt.v1.GatewayService/PutLimits": {"platform administrator"},
     "basalt.v1.IdentityService/CreateUser": {"administrator", "platform administrator"},
@@ -174,6 +175,7 @@ def test_name_of_a_service_without_its_role_makes_no_service(policy: Policy) -> 
     [
         ("basalt.v1.IdentityService/CreateUser", security_pb2.CreateUserRequest(tenant="other")),
         ("basalt.v1.IdentityService/SetUser", security_pb2.SetUserRequest(tenant="other")),
+        ("basalt.v1.IdentityService/ListUsers", security_pb2.ListUsersRequest(tenant="other")),
         ("basalt.v1.GatewayService/GetLimits", gateway_pb2.GetLimitsRequest(tenant="other")),
     ],
 )

@@ -156,6 +156,18 @@ def create_tenant(tenant: str, json: Json = False) -> None:
     )
 
 
+@tenants.command("list")
+def list_tenants(limit: Limit = 100, json: Json = False) -> None:
+    """List the tenants; an administrator of the platform may.
+
+    Example: basalt tenant list
+    """
+    with platform() as client:
+        request = pb.ListTenantsRequest()
+        found = pages(client, client.identity.ListTenants, request, "tenants", limit)
+    listed(found, json, "Tenants", ("name",), lambda tenant: (tenant.name,))
+
+
 @users.command("create")
 def create_user(name: str, role: Roles, tenant: OtherTenant = "", json: Json = False) -> None:
     """Create a user with a one-time password.
@@ -207,13 +219,14 @@ def reset_password(name: str, tenant: OtherTenant = "", json: Json = False) -> N
 
 
 @users.command("list")
-def list_users(limit: Limit = 100, json: Json = False) -> None:
-    """List your tenant's users.
+def list_users(tenant: OtherTenant = "", limit: Limit = 100, json: Json = False) -> None:
+    """List your tenant's users, or another's; an administrator of the platform may.
 
     Example: basalt user list
     """
+    request = pb.ListUsersRequest(tenant=tenant)
     with platform() as client:
-        found = pages(client, client.identity.ListUsers, pb.ListUsersRequest(), "users", limit)
+        found = pages(client, client.identity.ListUsers, request, "users", limit)
     listed(
         found,
         json,

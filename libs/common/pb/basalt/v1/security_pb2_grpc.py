@@ -69,6 +69,11 @@ class IdentityServiceStub:
                 request_serializer=basalt_dot_v1_dot_security__pb2.CreateTenantRequest.SerializeToString,
                 response_deserializer=basalt_dot_v1_dot_security__pb2.CreateTenantResponse.FromString,
                 _registered_method=True)
+        self.ListTenants = channel.unary_unary(
+                '/basalt.v1.IdentityService/ListTenants',
+                request_serializer=basalt_dot_v1_dot_security__pb2.ListTenantsRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_security__pb2.ListTenantsResponse.FromString,
+                _registered_method=True)
         self.CreateUser = channel.unary_unary(
                 '/basalt.v1.IdentityService/CreateUser',
                 request_serializer=basalt_dot_v1_dot_security__pb2.CreateUserRequest.SerializeToString,
@@ -148,8 +153,7 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RenewToken(self, request, context):
-        """Only for the platform's own administrators.
-        A user's next token for one that still holds, until the login is too old: `login_ends_at`.
+        """A user's next token for one that still holds, until the login is too old: `login_ends_at`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,6 +168,14 @@ class IdentityServiceServicer:
 
     def CreateTenant(self, request, context):
         """Makes a tenant: a customer, a business unit. Nobody is in it yet.
+        Only for the platform's own administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenants(self, request, context):
+        """The tenants, by name, the platform's own among them. Only for its administrators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -269,6 +281,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.CreateTenant,
                     request_deserializer=basalt_dot_v1_dot_security__pb2.CreateTenantRequest.FromString,
                     response_serializer=basalt_dot_v1_dot_security__pb2.CreateTenantResponse.SerializeToString,
+            ),
+            'ListTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenants,
+                    request_deserializer=basalt_dot_v1_dot_security__pb2.ListTenantsRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_security__pb2.ListTenantsResponse.SerializeToString,
             ),
             'CreateUser': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateUser,
@@ -505,6 +522,33 @@ class IdentityService:
             '/basalt.v1.IdentityService/CreateTenant',
             basalt_dot_v1_dot_security__pb2.CreateTenantRequest.SerializeToString,
             basalt_dot_v1_dot_security__pb2.CreateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.IdentityService/ListTenants',
+            basalt_dot_v1_dot_security__pb2.ListTenantsRequest.SerializeToString,
+            basalt_dot_v1_dot_security__pb2.ListTenantsResponse.FromString,
             options,
             channel_credentials,
             insecure,
