@@ -1,4 +1,4 @@
-"""Pages of a listing: how long one may be, and the opaque token that the next begins with."""
+"""Pages of a listing: how much fits, and the opaque token that the next begins with."""
 
 from __future__ import annotations
 
@@ -9,25 +9,12 @@ from typing import Any, TypeVar
 
 import orjson
 
-from libs.common.errors import InvalidInputError
+from libs.common.paging import not_a_token
 
-PAGE_SIZE_MAX = 500
-PAGE_SIZE = 50
 # A page ends early rather than be too large for one message.
 PAGE_BYTES_MAX = 4 * 1024 * 1024
 
 T = TypeVar("T")
-
-
-def size(asked: int) -> int:
-    """Raises InvalidInputError for what is not 0 to 500; 0 means 50."""
-    if not 0 <= asked <= PAGE_SIZE_MAX:
-        raise InvalidInputError(
-            f"A page of {asked} is not to be had.",
-            which="page.size",
-            next_step=f"Ask for 1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE}.",
-        )
-    return asked or PAGE_SIZE
 
 
 def token(*place: str | int) -> str:
@@ -44,11 +31,7 @@ def place(text: str, *first: str | int) -> tuple[Any, ...]:
         if [type(each) for each in given] != [type(each) for each in first]:
             raise ValueError("another listing's token")
     except (binascii.Error, ValueError, TypeError) as error:
-        raise InvalidInputError(
-            "The page token is not one that this listing gave.",
-            which="page.token",
-            next_step="Begin again without a token.",
-        ) from error
+        raise not_a_token() from error
     return tuple(given)
 
 

@@ -9,6 +9,7 @@ import grpc.aio
 
 from libs.common.errors import InvalidInputError
 from libs.common.identity import caller
+from libs.common.paging import page_size
 from libs.common.pb.basalt.v1 import ingest_pb2 as pb
 from libs.common.pb.basalt.v1 import ingest_pb2_grpc as pb_grpc
 from services.ingest.core import paging
@@ -50,7 +51,7 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         self, request: pb.ListSourcesRequest, context: Any
     ) -> pb.ListSourcesResponse:
         (after,) = paging.place(request.page.token, "")
-        size = paging.size(request.page.size)
+        size = page_size(request.page.size)
         sources = await self._sources.page(caller().tenant, after, size)
         shown, token = paging.fitting(
             [await self._source(source) for source in sources],
@@ -116,7 +117,7 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         self, request: pb.ListDatasetsRequest, context: Any
     ) -> pb.ListDatasetsResponse:
         (after,) = paging.place(request.page.token, "")
-        size = paging.size(request.page.size)
+        size = page_size(request.page.size)
         datasets = await self._datasets.page(caller().tenant, after, size)
         shown, token = paging.fitting(
             [messages.dataset_message(dataset) for dataset in datasets],
@@ -130,7 +131,7 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         self, request: pb.ListDatasetVersionsRequest, context: Any
     ) -> pb.ListDatasetVersionsResponse:
         (after,) = paging.place(request.page.token, 0)
-        size = paging.size(request.page.size)
+        size = page_size(request.page.size)
         versions = await self._datasets.versions(caller().tenant, request.dataset, after, size)
         shown, token = paging.fitting(
             [messages.version_message(version) for version in versions],
@@ -164,7 +165,7 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
             request.source,
             messages.quarantine_state(request.state),
             request.page.token,
-            paging.size(request.page.size),
+            page_size(request.page.size),
         )
         shown = [messages.quarantined_message(record) for record in records]
         return pb.ListQuarantineResponse(records=shown, next_page_token=token)

@@ -9,8 +9,8 @@ from libs.common import journal, telemetry
 from libs.common.clock import Clock
 from libs.common.events import AlertRaised
 from libs.common.journal import Change, Journal
+from libs.common.paging import not_a_token
 from libs.common.stores.ports import Entry
-from services.monitoring.core.paging import not_a_token
 
 Severity = Literal["info", "warning", "critical"]
 MESSAGE_CHARACTERS_MAX = 2_000
@@ -53,7 +53,7 @@ class Alerts:
     async def _before(self, tenant: str, token: str) -> int:
         if token:
             if not token.isdecimal():
-                raise not_a_token(token)
+                raise not_a_token()
             return int(token)
         latest = await self.journal.latest(_log(tenant))
         return latest.version + 1 if latest else 1

@@ -22,9 +22,9 @@ from libs.common.clock import Clock
 from libs.common.errors import NotFoundError
 from libs.common.identity import PLATFORM
 from libs.common.journal import Change, Journal
+from libs.common.paging import not_a_token
 from libs.common.stores.ports import Entry, ObjectStore
 from services.monitoring.core.alerts import Alerts
-from services.monitoring.core.paging import not_a_token
 
 if TYPE_CHECKING:
     from services.monitoring.ports import Meters, Republisher
@@ -147,7 +147,7 @@ class DeadLetters:
             return ""
         of, _, name = token.partition("/")
         if not name or tenant not in (of, PLATFORM):
-            raise not_a_token(token)
+            raise not_a_token()
         return f"{of}/{KIND}/{name}"
 
 

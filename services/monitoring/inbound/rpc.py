@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import grpc.aio
 
 from libs.common import identity
+from libs.common.paging import page_size
 from libs.common.pb.basalt.v1 import health_pb2
 from libs.common.pb.basalt.v1 import monitoring_pb2 as pb
 from libs.common.pb.basalt.v1 import monitoring_pb2_grpc as pb_grpc
@@ -16,7 +17,6 @@ from services.monitoring.core.alerts import Alerts
 from services.monitoring.core.components import Component
 from services.monitoring.core.deadletters import DeadLetter, DeadLetters, Replay
 from services.monitoring.core.health import PlatformHealth, overall
-from services.monitoring.core.paging import page_size
 from services.monitoring.core.recording import Recording
 from services.monitoring.core.serving import ServingFigures
 from services.monitoring.core.spans import Span, TraceSummary

@@ -19,8 +19,9 @@ from libs.common.errors import AlreadyExistsError, LimitError, NotFoundError, Pr
 from libs.common.events import AccessChanged
 from libs.common.identity import CLOCK_SKEW_S, PLATFORM
 from libs.common.journal import Change, Journal, aggregate
+from libs.common.paging import page_size
 from libs.common.stores.ports import Entry
-from services.security.core.names import page_size, tenant_name
+from services.security.core.names import tenant_name
 from services.security.ports import ManifestSigner, Seal, TokenFormat
 
 AGGREGATE = aggregate(PLATFORM, "access", "state")

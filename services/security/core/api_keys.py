@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from libs.common.clock import Clock
 from libs.common.errors import InvalidInputError, LimitError, NotFoundError
 from libs.common.journal import Change, Journal, aggregate
+from libs.common.paging import page_size
 from libs.common.stores.ports import Entry
 from services.security.core.access import Access
-from services.security.core.names import is_user, page_size, role_names, user_name
+from services.security.core.names import is_user, role_names, user_name
 from services.security.core.tokens import Tokens
 
 KIND = "key"

@@ -23,8 +23,8 @@ from libs.common.errors import (
     InvalidInputError,
 )
 from libs.common.journal import Change, Journal, aggregate
+from libs.common.paging import not_a_token, page_size
 from libs.common.stores.ports import Entry
-from services.security.core.names import page_size
 
 # The hash before the first record.
 GENESIS = "0" * 64
@@ -192,9 +192,5 @@ def _bounded(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
 
 def _sequence(token: str) -> int:
     if not token.isdecimal() or len(token) > 18:
-        raise InvalidInputError(
-            "The page token is not one that this listing gave.",
-            which="page.token",
-            next_step="Begin with an empty token.",
-        )
+        raise not_a_token()
     return int(token)

@@ -1,4 +1,4 @@
-"""What may be a name, a role and a page."""
+"""What may be a name and a role."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from libs.common.policy import ROLES
 
 TENANT_CHARACTERS_MAX = 32
 USER_CHARACTERS_MAX = 64
-PAGE_DEFAULT = 50
-PAGE_MAX = 500
 
 # No double dash: the model's name in Triton is "<tenant>--<model>--v<version>".
 _TENANT = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -60,13 +58,3 @@ def role_names(roles: Iterable[str], allowed: tuple[str, ...] = ROLES) -> tuple[
             next_step=f"Use some of: {', '.join(allowed)}.",
         )
     return tuple(role for role in allowed if role in asked)
-
-
-def page_size(size: int) -> int:
-    if not 0 <= size <= PAGE_MAX:
-        raise InvalidInputError(
-            f"A page of {size} cannot be had.",
-            which="page.size",
-            next_step=f"Ask for 1 to {PAGE_MAX}, or 0 for {PAGE_DEFAULT}.",
-        )
-    return size or PAGE_DEFAULT

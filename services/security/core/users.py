@@ -23,10 +23,11 @@ from libs.common.errors import (
 )
 from libs.common.identity import CLOCK_SKEW_S, PLATFORM
 from libs.common.journal import Change, Journal, aggregate
+from libs.common.paging import page_size
 from libs.common.stores.ports import Entry
 from services.security.core.access import Access
 from services.security.core.audit import PERMITTED, REFUSED, AuditLog, Happening
-from services.security.core.names import is_tenant, is_user, page_size, role_names, user_name
+from services.security.core.names import is_tenant, is_user, role_names, user_name
 from services.security.core.throttle import Throttle
 from services.security.core.tokens import Issued, LoggedIn, Tokens
 from services.security.ports import FirstLoginNote, Passwords, Seal

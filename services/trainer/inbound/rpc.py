@@ -8,8 +8,8 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from libs.common.errors import InvalidInputError
 from libs.common.identity import caller
+from libs.common.paging import page_size
 from libs.common.pb.basalt.v1 import common_pb2
 from libs.common.pb.basalt.v1 import trainer_pb2 as pb
 from libs.common.pb.basalt.v1.trainer_pb2_grpc import TrainerServiceServicer
@@ -19,8 +19,6 @@ from services.trainer.core.oversight import Oversight
 from services.trainer.core.pipelines import Pipelines, pipeline_of
 from services.trainer.core.queueing import Queueing, RunRequest
 
-PAGE_SIZE = 50
-PAGE_SIZE_MAX = 500
 STATES: dict[State, pb.JobState] = {
     "queued": pb.JOB_STATE_QUEUED,
     "running": pb.JOB_STATE_RUNNING,
@@ -54,7 +52,7 @@ class TrainerServicer(TrainerServiceServicer):
     async def ListPipelines(  # noqa: N802
         self, request: pb.ListPipelinesRequest, context: Any
     ) -> pb.ListPipelinesResponse:
-        size = _size(request.page)
+        size = page_size(request.page.size)
         entries = await self._pipelines.page(caller().tenant, request.page.token, size)
         return pb.ListPipelinesResponse(
             pipelines=[_pipeline(entry) for entry in entries],
@@ -89,7 +87,7 @@ class TrainerServicer(TrainerServiceServicer):
             request.pipeline,
             STATE_OF.get(request.state),
             request.page.token,
-            _size(request.page),
+            page_size(request.page.size),
         )
         return pb.ListJobsResponse(jobs=[_job(job) for job in found], next_page_token=token)
 
@@ -172,13 +170,3 @@ def _timestamp(at: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(at)
     return stamp
-
-
-def _size(page: common_pb2.PageRequest) -> int:
-    if not 0 <= page.size <= PAGE_SIZE_MAX:
-        raise InvalidInputError(
-            f"A page of {page.size} cannot be had.",
-            which="page.size",
-            next_step=f"Ask for 1 to {PAGE_SIZE_MAX}; 0 means {PAGE_SIZE}.",
-        )
-    return page.size or PAGE_SIZE

@@ -1,4 +1,4 @@
-"""Pages of a listing."""
+"""Pages of a listing: how long one may be. What its token says is each listing's own affair."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ def page_size(asked: int) -> int:
     """The size of a page; 0 asks for the usual one. Raises InvalidInputError."""
     if not 0 <= asked <= PAGE_SIZE_MAX:
         raise InvalidInputError(
-            f"A page of {asked} cannot be given.",
+            f"A page of {asked} cannot be had.",
             which="page.size",
             next_step=f"Ask for 1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE}.",
         )
     return asked or PAGE_SIZE
 
 
-def not_a_token(token: str) -> InvalidInputError:
+def not_a_token() -> InvalidInputError:
     return InvalidInputError(
-        f"{token!r} is not a page's token.",
+        "The page token is not one that this listing gave.",
         which="page.token",
-        next_step="Give the next_page_token of the page before, or none for the first page.",
+        next_step="Send the next_page_token of the page before, or none for the first page.",
     )
