@@ -74,7 +74,7 @@ MUTATIONS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.binary(max_size=400), st.binary(max_size=400).map(HELLO.__add__)))
 @example(HELLO + frames.frame(frames.CONTINUATION, 0, 1))
 @example(HELLO + frames.frame(frames.HEADERS, frames.PADDED, 1, b""))
@@ -89,7 +89,7 @@ def test_random_bytes_end_in_a_closed_connection(
     uvloop.run(run())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(MUTATIONS)
 def test_damaged_frames_end_in_a_closed_connection(
     tmp_path_factory: pytest.TempPathFactory, mutations: list[tuple[int, bytes]]

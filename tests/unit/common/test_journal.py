@@ -247,7 +247,7 @@ def test_an_aggregate_is_its_tenant_kind_and_names() -> None:
 
 
 @given(st.text(max_size=20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_name_that_could_be_mistaken_is_refused(name: str) -> None:
     try:
         whole = aggregate("acme", "dataset", name)
