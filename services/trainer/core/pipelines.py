@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from libs.common.clock import Clock
@@ -12,6 +13,8 @@ from services.trainer.core.pipeline import Data, Definition, PipelineState, Trig
 from services.trainer.ports import Datasets
 
 KIND = "pipeline"
+# Whoever puts a pipeline waits no longer for ingest.
+CHECK_S_MAX = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,16 @@ class Pipelines:
         A pipeline may be there before its data, and while ingest is away: each run looks again.
         Raises InvalidInputError when a column is lacking.
         """
+        unchecked = f"The columns of {data.dataset} were not checked."
         try:
-            columns = await self.datasets.columns(data.dataset)
+            async with asyncio.timeout(CHECK_S_MAX):
+                columns = await self.datasets.columns(data.dataset)
+        except TimeoutError:
+            return f"{unchecked} ingest did not answer within {CHECK_S_MAX:g} s."
         except BasaltError as error:
             if not error.retryable:
                 raise
-            return f"The columns of {data.dataset} were not checked. {error.what}"
+            return f"{unchecked} {error.what}"
         if not columns.names:
             return (
                 f"No source feeds the dataset {data.dataset} yet, so its columns were not checked."

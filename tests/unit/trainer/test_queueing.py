@@ -6,6 +6,7 @@ import pytest
 
 from libs.common.errors import InvalidInputError, NotFoundError
 from libs.common.events import DatasetVersioned, DriftDetected
+from services.trainer.core import pipelines
 from services.trainer.core.jobs import job_of
 from services.trainer.core.queueing import RunRequest
 from tests.support.training import PIPELINE, TENANT, Trainer, flowers, parquet, patients
@@ -176,6 +177,16 @@ async def test_a_column_that_is_not_there_is_refused_before_a_job_is_queued(
     with pytest.raises(InvalidInputError, match=names_it):
         await trainer.queueing.run(TENANT, RunRequest("tumours"), "ann")
     assert await names(trainer) == []
+
+
+async def test_whoever_puts_a_pipeline_does_not_wait_for_a_silent_ingest(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines, "CHECK_S_MAX", 0.01)
+    trainer.datasets.silent = True
+    entry, warning = await trainer.pipelines.put(TENANT, PIPELINE, "ann")
+    assert entry.version == 1
+    assert "ingest did not answer within 0.01 s" in warning
 
 
 async def test_a_run_on_another_dataset_needs_its_columns(trainer: Trainer) -> None:
