@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import typer.main
 
@@ -29,7 +30,7 @@ from libs.common.errors import (
     NotFoundError,
     UnauthenticatedError,
 )
-from tests.support.answering import Answering, answering
+from tests.support.answering import Answering, RefusalError, answering
 from tests.support.terminal import COMMAND, environment, piped
 from tools.servers.ports import free_ports
 
@@ -43,6 +44,7 @@ PUT_SOURCE = "basalt.v1.IngestService/PutSource"
 LOG = "basalt.v1.TrainerService/FollowJobLog"
 EXPORT = "basalt.v1.AuditService/ExportAudit"
 LOGIN = "basalt.v1.IdentityService/Login"
+LOGOUT = "basalt.v1.IdentityService/Logout"
 # What the issue promises; each is a command, or a group of them.
 PROMISED = (
     *("up", "down", "status", "login", "source", "data", "train", "model", "deploy", "predict"),
@@ -428,6 +430,26 @@ def test_expired_login(server: Answering) -> None:
     assert failed("model", "list", BASALT_TOKEN="") == (
         "Error: The login of ann has expired.\nNext: Run `basalt login` again.\n"
     )
+
+
+def test_token_of_the_environment_that_is_refused(server: Answering) -> None:
+    def refuse(*_: object) -> None:
+        raise RefusalError(grpc.StatusCode.UNAUTHENTICATED, "Jwt is expired. Log in and send it.")
+
+    server.handlers |= {LOGIN: logged_in, LIST: refuse}
+    # Not even somebody who is logged in is left to guess which of the two was refused.
+    assert piped("login", *WHO, "--password", "right").status == 0
+    assert failed("model", "list", BASALT_TOKEN="old") == (
+        "Error: The token in BASALT_TOKEN is refused: Jwt is expired.\n"
+        "Next: Unset BASALT_TOKEN and run `basalt login`, or set it to a token that holds.\n"
+    )
+
+
+def test_logout_ends_the_login_whatever_the_environment_says(server: Answering) -> None:
+    server.handlers |= {LOGIN: logged_in, LOGOUT: lambda *_: security_pb2.LogoutResponse()}
+    assert piped("login", *WHO, "--password", "right").status == 0
+    assert piped("logout", BASALT_TOKEN="another").status == 0
+    assert server.calls[-1].metadata["authorization"] == "Bearer the-token"
 
 
 def test_without_a_terminal_nothing_can_be_asked(server: Answering) -> None:

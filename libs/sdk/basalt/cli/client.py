@@ -21,7 +21,7 @@ UNREACHABLE_S = 1.0
 
 @contextmanager
 def platform() -> Iterator[Client]:
-    """Raises BasaltError, saying to log in, when nobody is logged in any more."""
+    """Raises BasaltError, saying where the token came from, when it holds no longer or is none."""
     target = session.target()
     if not target.token:
         raise _not_logged_in(target.endpoint)
@@ -29,9 +29,11 @@ def platform() -> Iterator[Client]:
         with connected() as client:
             yield client
     except BasaltError as error:
-        if error.code == "UNAUTHENTICATED" and target.login is not None:
-            raise _login_over(target.login, error) from error
-        raise
+        if error.code != "UNAUTHENTICATED":
+            raise
+        # Without a login the token can be from one other place only.
+        over = _login_over(target.login, error) if target.login else _wrong_variable(error)
+        raise over from error
 
 
 def connected(endpoint: str | None = None, **given: Any) -> Client:
@@ -57,6 +59,17 @@ def _login_over(login: session.Session, error: BasaltError) -> BasaltError:
     what = f"The login of {login.name} has expired." if login.expired else error.what
     return BasaltError(
         what, code=error.code, which=login.name, next_step="Run `basalt login` again."
+    )
+
+
+def _wrong_variable(error: BasaltError) -> BasaltError:
+    # Why, without the door's advice to log in: the variable would still win.
+    why = error.what.partition(". ")[0].rstrip(".")
+    return BasaltError(
+        f"The token in BASALT_TOKEN is refused: {why}.",
+        code=error.code,
+        which="BASALT_TOKEN",
+        next_step="Unset BASALT_TOKEN and run `basalt login`, or set it to a token that holds.",
     )
 
 

@@ -125,7 +125,7 @@ def logout(json: Json = False) -> None:
         told({"logged_out": False}, json, "Nobody was logged in.")
         return
     try:
-        with connected(last.endpoint) as client:
+        with connected(last.endpoint, token=last.token) as client:
             client.call(client.identity.Logout, pb.LogoutRequest())
     except BasaltError as error:
         # One that has expired, or was revoked, holds no longer either.
