@@ -11,6 +11,7 @@ from basalt.pb.basalt.v1 import health_pb2, monitoring_pb2
 
 CONNECT_S_MAX = 2.0
 OUTSIDE = "this command"
+UP = "basalt up"
 
 
 def supervised() -> bool:
@@ -43,30 +44,33 @@ def accepts(endpoint: str) -> str:
     return ""
 
 
-def seen_from_outside(endpoint: str) -> monitoring_pb2.GetPlatformHealthResponse:
-    """The platform's health as far as it shows at its ports, for when monitoring cannot tell."""
+def seen_from_outside(endpoint: str, silence: str = "") -> monitoring_pb2.GetPlatformHealthResponse:
+    """The platform's health as far as it shows at its ports, for when monitoring does not tell.
+
+    `silence` is what keeps monitoring from it, unless something that shows is the reason.
+    """
     refused = accepts(endpoint)
-    found = [_component("door", f"Nobody answers at {endpoint}: {refused}." if refused else "")]
-    if is_here(endpoint):
-        found += _processes()
-    wrong_first = sorted(found, key=lambda each: each.state == health_pb2.HEALTH_STATE_SERVING)
+    problems = {"door": f"Nobody answers at {endpoint}: {refused}." if refused else ""}
+    # What serves here without `basalt up` is another edition, or somebody's tunnel to one.
+    if is_here(endpoint) and (refused or supervised()):
+        problems |= _processes()
+    if silence and not any(problems.values()):
+        problems["monitoring"] = silence
+    wrong_first = sorted(problems, key=lambda name: not problems[name])
+    components = [_component(name, problems[name]) for name in wrong_first]
     return monitoring_pb2.GetPlatformHealthResponse(
-        state=wrong_first[0].state, components=wrong_first
+        state=components[0].state, components=components
     )
 
 
-def _processes() -> list[health_pb2.ComponentHealth]:
+def _processes() -> dict[str, str]:
     try:
         from standalone.looking import problems
     except ImportError:  # Only the client is installed here.
-        return []
+        return {}
     if not supervised():
-        return [_component("basalt up", f"It does not run for {session.installation()}.")]
-    up = _component("basalt up", "")
-    return [
-        up,
-        *(_component(name, problem) for name, problem in problems(session.installation()).items()),
-    ]
+        return {UP: f"It does not run for {session.installation()}."}
+    return {UP: "", **problems(session.installation())}
 
 
 def _component(name: str, problem: str) -> health_pb2.ComponentHealth:

@@ -127,8 +127,7 @@ def _not_installed(error: ImportError, next_step: str) -> BasaltError:
 def status(json: Json = False) -> None:
     """Show every service and dependency, the wrong ones first.
 
-    Exits 1 when something is wrong. Where the platform cannot tell, this shows what can be seen
-    of it from outside.
+    Exits 1 when something is wrong. Who is not logged in sees what shows from outside.
 
     Example: basalt status
     """
@@ -140,9 +139,8 @@ def status(json: Json = False) -> None:
     except BasaltError as error:
         if error.code not in SILENT:
             raise
-        seen = local.seen_from_outside(session.target().endpoint)
-        _show(seen, json)
-        raise _first_of_all(error, seen) from error
+        _outside(error, json)
+        return
     _show(health, json)
     if health.state != health_pb2.HEALTH_STATE_SERVING:
         if not json:
@@ -155,23 +153,31 @@ def status(json: Json = False) -> None:
         done("Everything serves.")
 
 
+def _outside(error: BasaltError, json: bool) -> None:
+    """What shows without the platform's own word. Raises BasaltError when that is not all well."""
+    stranger = error.code == "UNAUTHENTICATED"
+    seen = local.seen_from_outside(session.target().endpoint, "" if stranger else error.what)
+    _show(seen, json)
+    if seen.state != health_pb2.HEALTH_STATE_SERVING:
+        raise _first_of_all(error, seen) from error
+    if not json:
+        done("All that shows from outside serves.")
+        say(f"Details need a login. {error}")
+
+
 def _first_of_all(
     error: BasaltError, seen: monitoring_pb2.GetPlatformHealthResponse
 ) -> BasaltError:
     """Why the platform could not tell: before anybody logs in, somebody has to be there."""
-    problems = {each.component: each.problem for each in seen.components if each.problem}
-    if "basalt up" in problems or ("door" in problems and "basalt up" not in _names(seen)):
-        what = problems.get("door", problems.get("basalt up", ""))
-        return BasaltError(what, code="UNAVAILABLE", next_step=START)
-    if "door" in problems:
-        return BasaltError(problems["door"], code="UNAVAILABLE", next_step=LOOK)
+    problems = {each.component: each.problem for each in seen.components}
+    if problems["door"]:
+        runs_here = problems.get(local.UP) == ""
+        return BasaltError(
+            problems["door"], code="UNAVAILABLE", next_step=LOOK if runs_here else START
+        )
     if error.code == "UNAUTHENTICATED":
-        return error
+        return BasaltError("Not everything serves.", code="UNAVAILABLE", next_step=LOOK)
     return BasaltError(error.what, code=error.code, which=error.which, next_step=LOOK)
-
-
-def _names(seen: monitoring_pb2.GetPlatformHealthResponse) -> list[str]:
-    return [each.component for each in seen.components]
 
 
 def _show(health: monitoring_pb2.GetPlatformHealthResponse, json: bool) -> None:
