@@ -16,6 +16,8 @@ LIST = "basalt.v1.ModelService/ListModels"
 VERSIONS = "basalt.v1.ModelService/ListModelVersions"
 VERSION = "basalt.v1.ModelService/GetModelVersion"
 TRACE = "basalt.v1.MonitoringService/GetTrace"
+TRACES = "basalt.v1.MonitoringService/ListTraces"
+DRIFT = "basalt.v1.MonitoringService/GetDriftReport"
 LOGIN = "basalt.v1.IdentityService/Login"
 CHANGE = "basalt.v1.IdentityService/ChangePassword"
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -122,6 +124,49 @@ def test_narrow_terminals_list_each_row_by_field(server: Answering) -> None:
     wide = CONTROL.sub("", in_terminal("model", "versions", "tumour", columns=120).output)
     assert re.search(r"^Versions of tumour *$", wide, re.MULTILINE)
     assert "1 of 3" not in wide
+
+
+def test_traces_are_told_apart_in_a_narrow_terminal(server: Answering) -> None:
+    def traces(*_: object) -> monitoring_pb2.ListTracesResponse:
+        root = "monitoring: basalt.v1.HealthService/GetServiceHealth"
+        found = [
+            monitoring_pb2.TraceSummary(trace_id=f"{place:032x}", root=root) for place in (1, 2)
+        ]
+        return monitoring_pb2.ListTracesResponse(traces=found)
+
+    server.handlers[TRACES] = traces
+    lines = [line.rstrip() for line in CONTROL.sub("", in_terminal("trace").output).splitlines()]
+    assert lines.count("") == 1
+    assert lines[lines.index("") + 1] == "Traces, 2 of 2"
+    assert any(line.endswith("HealthService/GetServiceHealth") for line in lines)
+
+
+def drift_report(*names: str) -> monitoring_pb2.GetDriftReportResponse:
+    """Of each name one feature that drifted and one above its limit by chance; and a calm one."""
+    answer = monitoring_pb2.GetDriftReportResponse()
+    answer.report.live_rows = 200
+    for name in names:
+        for number, value, p_value, drifted in ((1, 0.375, 1e-9, True), (2, 0.184, 0.0123, False)):
+            answer.report.features.add(
+                feature=f"{name}_{number}",
+                statistic="ks",
+                value=value,
+                limit=0.15,
+                p_value=p_value,
+                drifted=drifted,
+                reference_mean=0.04563,
+                live_mean=1234.5,
+            )
+    answer.report.features.add(feature="calm", statistic="ks", value=0.1, limit=0.15, p_value=1)
+    return answer
+
+
+def test_table_that_just_fits_is_not_cut_off(server: Answering) -> None:
+    server.handlers[DRIFT] = lambda *_: drift_report("worst_smoothness")
+    shown = CONTROL.sub("", in_terminal("monitor", "drift", "tumour").output)
+    ends = [line.split()[-1] for line in shown.splitlines() if line.strip()]
+    assert ends.count("(mean)") == 1
+    assert ends.count("1234") == 2
 
 
 def test_terminals_get_colours_unless_they_are_not_wanted(server: Answering) -> None:

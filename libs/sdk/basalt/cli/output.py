@@ -20,7 +20,6 @@ from google.protobuf.message import Message
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -32,6 +31,8 @@ DIGEST_CHARACTERS = 12
 PIPE_COLUMNS = 100_000
 # Line feeds and tabs may stay; the rest of C0, DEL and C1 could command a terminal.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What a table's frame takes of a line: at both ends together, and between two columns.
+EDGES_CELLS, GAP_CELLS = 2, 2
 COMMAND = re.compile(r"`[^`\n]+`")
 
 
@@ -152,7 +153,8 @@ def listed(
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """A table; a title alone when there is nothing to list.
 
-    Where a terminal is too narrow for the longest words, each row becomes a list of its fields.
+    Where a terminal is too narrow for the longest words, each row becomes a list of its fields,
+    with a blank line before the next.
     """
     cells = [[text(cell) for cell in row] for row in rows]
     if not cells:
@@ -161,6 +163,19 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) ->
     if not console.is_terminal:
         _lines([[Text(column) for column in columns], *cells])
         return
+    whole = [
+        [column, *(cell.plain for cell in below)]
+        for column, below in zip(columns, zip(*cells, strict=True), strict=True)
+    ]
+    least = [_widest(word for each in column for word in each.split()) for column in whole]
+    most = [_widest(line for each in column for line in each.splitlines()) for column in whole]
+    room = console.width - EDGES_CELLS - GAP_CELLS * (len(columns) - 1)
+    if sum(least) > room:
+        for number, row in enumerate(cells, 1):
+            fields(f"{title}, {number} of {len(cells)}", zip(columns, row, strict=True))
+            if number < len(cells):
+                console.print()
+        return
     shown = Table(
         title=text(title),
         title_justify="left",
@@ -168,18 +183,29 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) ->
         header_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
-    for column, below in zip(columns, zip(*cells, strict=True), strict=True):
-        words = f"{column} {' '.join(cell.plain for cell in below)}".split()
-        shown.add_column(column, overflow="fold", min_width=max(map(cell_len, words), default=1))
+    for column, width in zip(columns, _fitted(least, most, room), strict=True):
+        shown.add_column(column, width=width, overflow="fold")
     for row in cells:
         shown.add_row(*row)
-    roomy = console.options.update(width=PIPE_COLUMNS)
-    if Measurement.get(console, roomy, shown).minimum <= console.width:
-        console.print(shown)
-    else:
-        for number, row in enumerate(cells, 1):
-            fields(f"{title}, {number} of {len(cells)}", zip(columns, row, strict=True))
+    console.print(shown)
+
+
+def _widest(parts: Iterable[str]) -> int:
+    return max(map(cell_len, parts), default=1) or 1
+
+
+def _fitted(least: Sequence[int], most: Sequence[int], room: int) -> list[int]:
+    """Widths of columns for so much room: the widest give way, but none breaks a word.
+
+    rich would break some to spare others, and cut off what still does not fit.
+    """
+    widths = [min(width, room) for width in most]
+    while sum(widths) > room:
+        wide = (place for place, width in enumerate(widths) if width > least[place])
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
 
 
 def fields(title: str, values: Iterable[tuple[str, Cell]]) -> None:
