@@ -161,6 +161,22 @@ def drift_report(*names: str) -> monitoring_pb2.GetDriftReportResponse:
     return answer
 
 
+def test_drift_that_is_chance_is_no_tick_and_explained(server: Answering) -> None:
+    server.handlers[DRIFT] = lambda *_: drift_report("mean_texture")
+    shown = piped("monitor", "drift", "tumour").output
+    marks = {line.split()[1]: line[0] for line in shown.splitlines() if line[0] in "✓~✗"}
+    assert marks == {
+        "mean_texture_1": "✗",
+        "mean_texture_2:": "~",
+        "mean_texture_2": "~",
+        "calm": "✓",
+    }
+    assert (
+        "~ mean_texture_2: ks is above its limit, but not significant at 200 rows (p = 0.012).\n"
+        in shown
+    )
+
+
 def test_table_that_just_fits_is_not_cut_off(server: Answering) -> None:
     server.handlers[DRIFT] = lambda *_: drift_report("worst_smoothness")
     shown = CONTROL.sub("", in_terminal("monitor", "drift", "tumour").output)

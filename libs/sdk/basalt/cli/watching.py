@@ -25,6 +25,7 @@ from basalt.cli.output import (
     mark,
     plain,
     read_text,
+    say,
     short,
     table,
     told,
@@ -35,6 +36,8 @@ from basalt.errors import InvalidInputError
 from basalt.pb.basalt.v1 import monitoring_pb2 as pb
 from basalt.pb.basalt.v1 import security_pb2
 
+FEATURES_SHOWN = 12
+CHANCE = Text("~", style="yellow")
 monitor = typer.Typer(help="Serving, drift, alerts.", no_args_is_help=True)
 audit = typer.Typer(help="The hash-chained audit log.", no_args_is_help=True)
 deadletters = typer.Typer(help="Events that could not be handled.", no_args_is_help=True)
@@ -111,12 +114,13 @@ def show_drift(report: pb.DriftReport) -> None:
         ),
     )
     ordered = sorted(report.features, key=lambda f: (not f.drifted, -f.value / (f.limit or 1)))
+    shown = ordered[:FEATURES_SHOWN]
     table(
         "Features",
         ("", "feature", "statistic", "value", "limit", "trained on (mean)", "live (mean)"),
         (
             (
-                mark(not f.drifted),
+                CHANCE if _by_chance(f) else mark(not f.drifted),
                 f.feature,
                 f.statistic,
                 f"{f.value:.3f}",
@@ -124,9 +128,19 @@ def show_drift(report: pb.DriftReport) -> None:
                 f"{f.reference_mean:.4g}",
                 f"{f.live_mean:.4g}",
             )
-            for f in ordered[:12]
+            for f in shown
         ),
     )
+    for f in filter(_by_chance, shown):
+        say(
+            f"{CHANCE} {f.feature}: {f.statistic} is above its limit, but not significant at"
+            f" {report.live_rows} rows (p = {f.p_value:.2g})."
+        )
+
+
+def _by_chance(feature: pb.FeatureDrift) -> bool:
+    """So few rows differ as much without any drift."""
+    return not feature.drifted and feature.value >= feature.limit
 
 
 @monitor.command("alerts")
