@@ -258,8 +258,13 @@ def test_files_that_cannot_be_read(server: Answering, tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     missing = tmp_path / "missing.yaml"
     for command in (("source", "put", "patients"), ("train", "put"), ("audit", "verify")):
-        assert f"{missing}: No such file or directory." in failed(*command, str(missing))
-        assert f"{tmp_path}: Is a directory." in failed(*command, str(tmp_path))
+        assert failed(*command, str(missing)) == (
+            f"Error: {missing}: No such file or directory.\n"
+            "Next: Correct the path, or make what is missing.\n"
+        )
+        assert failed(*command, str(tmp_path)) == (
+            f"Error: {tmp_path}: Is a directory.\nNext: Name a file in it.\n"
+        )
         assert f"{binary} is no text in UTF-8." in failed(*command, str(binary))
     assert f"{missing}: No such file" in failed("predict", "tumour", str(missing))
     assert "is no text in UTF-8" in failed("predict", "tumour", "-", stdin=b"\xff")

@@ -45,6 +45,16 @@ def options(
     """The Basalt AI platform: governed data, trained and signed models, served and watched."""
 
 
+def _remedy(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "Correct the path, or make what is missing."
+    if isinstance(error, IsADirectoryError):
+        return "Name a file in it."
+    if isinstance(error, PermissionError):
+        return "Name a file that you may use, or ask its owner for it."
+    return "Mend that, and run the command again."
+
+
 def main() -> None:
     """Runs a command. Exits 0, 1 (it failed, and said why), 2 (used wrongly) or 130 (Ctrl-C)."""
     for stream in (sys.stdout, sys.stderr):
@@ -58,7 +68,7 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     except OSError as error:
         names = " ".join(str(name) for name in (error.filename, error.filename2) if name)
-        complain(f"{names}: {error.strerror or error}.".removeprefix(": "), "")
+        complain(f"{names}: {error.strerror or error}.".removeprefix(": "), _remedy(error))
     except Exception as error:
         if os.environ.get("BASALT_TRACEBACK"):
             raise
