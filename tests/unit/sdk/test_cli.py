@@ -266,8 +266,6 @@ def test_files_that_cannot_be_read(server: Answering, tmp_path: Path) -> None:
             f"Error: {tmp_path}: Is a directory.\nNext: Name a file in it.\n"
         )
         assert f"{binary} is no text in UTF-8." in failed(*command, str(binary))
-    assert f"{missing}: No such file" in failed("predict", "tumour", str(missing))
-    assert "is no text in UTF-8" in failed("predict", "tumour", "-", stdin=b"\xff")
     assert "no known format" in failed("data", "upload", "patients", str(binary))
     assert server.calls == []
 
@@ -283,23 +281,6 @@ def test_bad_yaml_is_refused_by_the_platform_and_shown(server: Answering, tmp_pa
     contract.write_text("columns: [")
     said = failed("source", "put", "patients", str(contract))
     assert "The contract is no YAML: line 1 of 'columns: ['." in said
-
-
-@pytest.mark.parametrize(
-    ("content", "what"),
-    [
-        ("", "- holds no rows"),
-        ("age,dose\n", "- holds no rows"),
-        ('{"age": 1}\n{"age": \n', "Line 2 of - is no JSON object"),
-        ('{"age": 1}\n[1]\n', "Line 2 of - is no JSON object"),
-        ("{" * 100_000, "Line 1 of - is no JSON object"),
-        ("age\n" + "1" * 200_000, "- is not CSV: field larger than field limit"),
-    ],
-)
-def test_rows_to_predict_that_are_none(server: Answering, content: str, what: str) -> None:
-    said = failed("predict", "tumour", "-", stdin=content)
-    assert what in said
-    assert "Next: Write one JSON object a line, or CSV with a header." in said
 
 
 def test_export_that_is_none(tmp_path: Path) -> None:

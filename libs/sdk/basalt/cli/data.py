@@ -125,13 +125,7 @@ def upload(
 
     Example: basalt data upload p p.csv
     """
-    kind = FORMATS.get(file.suffix.lower())
-    if kind is None:
-        raise InvalidInputError(
-            f"{file.name} is of no known format.",
-            which=str(file),
-            next_step=f"Use one of {', '.join(FORMATS)}.",
-        )
+    kind = format_of(file)
     with file.open("rb") as opened:
         key = hashlib.file_digest(opened, "sha256").hexdigest()
     with platform() as client, _uploading(json) as progress:
@@ -157,6 +151,19 @@ def upload(
     else:
         accepted = f"{summary.accepted} records accepted"
         told(summary, json, f"{accepted}, {summary.quarantined} in quarantine.")
+
+
+def format_of(file: Path) -> pb.FileFormat:
+    """By the name's ending. Raises InvalidInputError for another than there is."""
+    kind = FORMATS.get(file.suffix.lower())
+    if kind is None:
+        ending = f"ends in {file.suffix}, which is" if file.suffix else "has no ending, so it is"
+        raise InvalidInputError(
+            f"{file.name} {ending} of no known format.",
+            which=str(file),
+            next_step=f"Give a file that ends in {', '.join(FORMATS)}.",
+        )
+    return kind
 
 
 def _uploading(quiet: bool) -> Progress:

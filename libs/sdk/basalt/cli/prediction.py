@@ -7,17 +7,24 @@ import io
 import json as jsonlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from basalt.cli.client import platform
+from basalt.cli.data import format_of
 from basalt.cli.output import Json, as_json, read_text, say, short, table
 from basalt.errors import InvalidInputError
+from basalt.pb.basalt.v1 import ingest_pb2
 from basalt.prediction import Prediction
+from basalt.rows import Rows
+
+if TYPE_CHECKING:
+    from polars import DataFrame
 
 SHOWN_ROWS_MAX = 50
-JSON_LINES = (".jsonl", ".ndjson")
+STANDARD_INPUT = "-"
+FORM = "Give CSV with a header, one JSON object a line (.jsonl), or Parquet."
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,7 +33,10 @@ def add_to(app: typer.Typer) -> None:
 
 def predict(
     model: str,
-    rows: Annotated[Path, typer.Argument(help="CSV with a header, or JSON lines; - for stdin.")],
+    rows: Annotated[
+        Path,
+        typer.Argument(help="CSV, JSON lines (.jsonl) or Parquet; -: CSV or JSON lines on stdin."),
+    ],
     version: Annotated[str, typer.Option(help="Empty: as the deployment decides.")] = "",
     json: Json = False,
 ) -> None:
@@ -68,21 +78,42 @@ def _sureness(answer: Prediction, row: int) -> str:
     return "" if answer.probabilities is None else f"{answer.probabilities[row].max():.4f}"
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    content = _standard_input() if str(path) == "-" else read_text(path)
-    found: list[dict[str, Any]]
-    if path.suffix.lower() in JSON_LINES or content.lstrip().startswith("{"):
-        lines = content.split("\n")
-        found = [_row(path, at, line) for at, line in enumerate(lines, 1) if line.strip()]
+def _rows(path: Path) -> Rows:
+    if str(path) == STANDARD_INPUT:
+        content = _standard_input()
+        read = _json_rows if content.lstrip().startswith("{") else _csv_rows
+        found = read(path, content)
+    elif (form := format_of(path)) == ingest_pb2.FILE_FORMAT_PARQUET:
+        found = _parquet_rows(path)
     else:
-        found = _csv_rows(path, content)
-    if not found:
-        raise InvalidInputError(
-            f"{path} holds no rows.",
-            which=str(path),
-            next_step="Write one JSON object a line, or CSV with a header.",
-        )
+        read = _json_rows if form == ingest_pb2.FILE_FORMAT_JSON_LINES else _csv_rows
+        found = read(path, read_text(path))
+    if not len(found):
+        raise InvalidInputError(f"{path} holds no rows.", which=str(path), next_step=FORM)
     return found
+
+
+def _parquet_rows(path: Path) -> DataFrame:
+    try:
+        import polars
+    except ImportError as error:
+        raise InvalidInputError(
+            f"{path} is Parquet, which is read with polars, and that is not installed.",
+            which=str(path),
+            next_step="Install polars (the extra `parquet` of basalt), or give CSV or JSON lines.",
+        ) from error
+    with path.open("rb") as file:
+        try:
+            return polars.read_parquet(file)
+        except polars.exceptions.PolarsError as error:
+            raise InvalidInputError(
+                f"{path} is not Parquet: {error}.", which=str(path), next_step=FORM
+            ) from error
+
+
+def _json_rows(path: Path, content: str) -> list[dict[str, Any]]:
+    lines = enumerate(content.split("\n"), 1)
+    return [_row(path, number, line) for number, line in lines if line.strip()]
 
 
 def _csv_rows(path: Path, content: str) -> list[dict[str, Any]]:
@@ -90,9 +121,7 @@ def _csv_rows(path: Path, content: str) -> list[dict[str, Any]]:
         return list(csv.DictReader(io.StringIO(content, newline="")))
     except csv.Error as error:
         raise InvalidInputError(
-            f"{path} is not CSV: {error}.",
-            which=str(path),
-            next_step="Write one JSON object a line, or CSV with a header.",
+            f"{path} is not CSV: {error}.", which=str(path), next_step=FORM
         ) from error
 
 
@@ -112,8 +141,6 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
         row = None
     if not isinstance(row, dict):
         raise InvalidInputError(
-            f"Line {number} of {path} is no JSON object.",
-            which=str(path),
-            next_step="Write one JSON object a line, or CSV with a header.",
+            f"Line {number} of {path} is no JSON object.", which=str(path), next_step=FORM
         )
     return row
