@@ -1,5 +1,6 @@
 """Every command has an example that works and speaks JSON; every failure says what to do."""
 
+import asyncio
 import os
 import shlex
 import signal
@@ -42,6 +43,9 @@ UPLOAD = "basalt.v1.IngestService/UploadFile"
 PUT_PIPELINE = "basalt.v1.TrainerService/PutPipeline"
 PUT_SOURCE = "basalt.v1.IngestService/PutSource"
 LOG = "basalt.v1.TrainerService/FollowJobLog"
+RUN = "basalt.v1.TrainerService/RunPipeline"
+GET_JOB = "basalt.v1.TrainerService/GetJob"
+WATCH = "basalt.v1.TrainerService/WatchJob"
 EXPORT = "basalt.v1.AuditService/ExportAudit"
 LOGIN = "basalt.v1.IdentityService/Login"
 LOGOUT = "basalt.v1.IdentityService/Logout"
@@ -302,32 +306,59 @@ def test_file_that_cannot_be_written(server: Answering, tmp_path: Path) -> None:
     assert f"{target}: No such file or directory." in failed("audit", "export", str(target))
 
 
-def test_ctrl_c_is_130_and_silent(server: Answering) -> None:
-    began = threading.Event()
+STAYS = (
+    "Ctrl-C ends the watching, not the job j1.\n"
+    "Next: Watch it again with `basalt train log j1`, or end it with `basalt train cancel j1`.\n"
+)
 
-    async def endless(*_: object) -> AsyncIterator[trainer_pb2.FollowJobLogResponse]:
-        import asyncio
 
-        began.set()
-        while True:
-            await asyncio.sleep(0)
-            yield trainer_pb2.FollowJobLogResponse(line="epoch")
-
-    server.handlers[LOG] = endless
+def interrupted(*arguments: str, once: threading.Event) -> tuple[str, str]:
+    """What a command prints that gets a Ctrl-C."""
     with subprocess.Popen(
-        [*COMMAND, "train", "log", "j1"],
+        [*COMMAND, *arguments],
         env=environment({}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as command:
-        assert began.wait(30)
-        assert command.stdout is not None
-        assert command.stdout.readline().strip().endswith("epoch")
+        assert once.wait(30)
         command.send_signal(signal.SIGINT)
-        _, complaint = command.communicate(timeout=30)
+        output, complaint = command.communicate(timeout=30)
     assert command.returncode == 130, complaint
-    assert "Traceback" not in complaint
+    return output, complaint
+
+
+def test_ctrl_c_ends_a_log_and_not_its_job(server: Answering) -> None:
+    began = threading.Event()
+
+    async def endless(*_: object) -> AsyncIterator[trainer_pb2.FollowJobLogResponse]:
+        while True:
+            yield trainer_pb2.FollowJobLogResponse(line="epoch")
+            await asyncio.sleep(0)
+            began.set()
+
+    server.handlers[LOG] = endless
+    assert interrupted("train", "log", "j1", once=began)[1] == STAYS
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_ctrl_c_ends_a_run_and_not_its_job(server: Answering, option: tuple[str, ...]) -> None:
+    began = threading.Event()
+    job = trainer_pb2.Job(id="j1", state=trainer_pb2.JOB_STATE_RUNNING)
+
+    async def endless(*_: object) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
+        while True:
+            yield trainer_pb2.WatchJobResponse(job=job)
+            await asyncio.sleep(0)
+            began.set()
+
+    server.handlers |= {
+        RUN: lambda *_: trainer_pb2.RunPipelineResponse(job=job),
+        GET_JOB: lambda *_: trainer_pb2.GetJobResponse(job=job),
+        WATCH: endless,
+    }
+    assert interrupted("train", "run", "tumour", *option, once=began) == ("", STAYS)
+    assert server.names().count("RunPipeline") == 1
 
 
 def test_reader_that_goes_away_is_no_fault(server: Answering) -> None:

@@ -87,6 +87,11 @@ def say(message: str) -> None:
     console.print(_sentence(message), soft_wrap=True)
 
 
+def note(message: str) -> None:
+    """A word beside the output, which may be for a program."""
+    errors.print(_sentence(message), soft_wrap=True)
+
+
 def told(answer: Message | Mapping[str, Any], as_program: bool, message: str) -> None:
     """What a command did: the answer for programs, a sentence for people."""
     if as_program:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
+from uuid import uuid4
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,6 +22,7 @@ from basalt.cli.output import (
     fields,
     listed,
     measured,
+    note,
     plain,
     read_text,
     say,
@@ -89,22 +93,42 @@ def run_pipeline(
 
     Example: basalt train run tumour
     """
-    with platform() as client, _progress(json) as progress:
-        task = progress.add_task(pipeline, total=1.0)
-        job = client.fit(
-            pipeline,
-            dataset=dataset,
-            dataset_version=version,
-            parameters=_parameters(parameter or []),
-            on_progress=lambda job: progress.update(
-                task, completed=job.progress, description=f"{job.id} · {plain(job.step)}"
-            ),
-        )
+    request = pb.RunPipelineRequest(
+        pipeline=pipeline,
+        dataset=dataset,
+        dataset_version=version,
+        idempotency_key=uuid4().hex,
+        parameters=_parameters(parameter or []),
+    )
+    with platform() as client:
+        job = client.call(client.trainer.RunPipeline, request).job
+        with _watching(job.id), _progress(json) as progress:
+            task = progress.add_task(job.id, total=1.0)
+            job = client.wait_for_job(
+                job.id,
+                on_progress=lambda job: progress.update(
+                    task, completed=job.progress, description=f"{job.id} · {plain(job.step)}"
+                ),
+            )
     if json:
         as_json(job)
         return
     show(job)
     done(f"The candidate goes to review: `basalt model versions {job.model}`")
+
+
+@contextmanager
+def _watching(job: str) -> Iterator[None]:
+    """On Ctrl-C says that it ended the watching only, and how to end the job."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(
+            f"Ctrl-C ends the watching, not the job {job}.\n"
+            f"Next: Watch it again with `basalt train log {job}`,"
+            f" or end it with `basalt train cancel {job}`."
+        )
+        raise
 
 
 def _parameters(settings: list[str]) -> dict[str, str]:
@@ -199,7 +223,7 @@ def follow_log(job: str, json: Json = False) -> None:
 
     Example: basalt train log JOB
     """
-    with platform() as client:
+    with platform() as client, _watching(job):
         for answer in client.stream(client.trainer.FollowJobLog, pb.FollowJobLogRequest(id=job)):
             if json:
                 as_json(answer)
