@@ -64,6 +64,8 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
             yield (*path, name), command
 
 
+# A blank at either end is typer's.
+HELP_COLUMNS = 78
 ROOT = typer.main.get_command(app)
 COMMANDS = dict(commands(ROOT))
 
@@ -77,6 +79,9 @@ def test_command_shows_an_example_that_it_understands(path: tuple[str, ...]) -> 
     command = COMMANDS[path]
     summary, _, example = command.help.partition("Example: ")
     assert summary.strip().endswith(".")
+    # Only the first paragraph is set anew for the terminal; what follows keeps its lines.
+    lines = command.help.partition("\n\n")[2].splitlines()
+    assert max(map(len, lines)) <= HELP_COLUMNS
     words = shlex.split(example)
     assert tuple(words[: len(path) + 1]) == ("basalt", *path)
     command.make_context(path[-1], words[len(path) + 1 :], resilient_parsing=False)

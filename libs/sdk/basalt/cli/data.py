@@ -123,7 +123,7 @@ def upload(
 ) -> None:
     """Upload a file of records; the same file counts once.
 
-    Example: basalt data upload p p.csv
+    Example: basalt data upload patients patients.csv
     """
     kind = format_of(file)
     with file.open("rb") as opened:
@@ -288,7 +288,7 @@ def read_dataset(
 ) -> None:
     """Write a version's rows to a Parquet file.
 
-    Example: basalt data read patients p.parquet
+    Example: basalt data read patients patients.parquet
     """
     request = pb.ReadDatasetRequest(dataset=dataset, version=version)
     partial = to.with_name(to.name + ".partial")

@@ -154,7 +154,7 @@ def approve(
 ) -> None:
     """Approve a version that passed its gates; it is signed. Its author may not.
 
-    Example: basalt model approve tumour 2 --comment "Better recall, same data source"
+    Example: basalt model approve tumour 2 --comment "Better recall"
     """
     with platform() as client:
         answer = client.call(

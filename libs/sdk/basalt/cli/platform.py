@@ -127,7 +127,7 @@ def _not_installed(error: ImportError, next_step: str) -> BasaltError:
 def status(json: Json = False) -> None:
     """Show every service and dependency, the wrong ones first.
 
-    Exits 1 when something is wrong. Who is not logged in sees what shows from outside.
+    Exits 1 when something is wrong. Without a login it is seen from outside only.
 
     Example: basalt status
     """

@@ -207,7 +207,7 @@ def list_jobs(
 def show_job(job: str, json: Json = False) -> None:
     """Show a job.
 
-    Example: basalt train show JOB
+    Example: basalt train show tumour-v1
     """
     with platform() as client:
         found = client.call(client.trainer.GetJob, pb.GetJobRequest(id=job)).job
@@ -221,7 +221,7 @@ def show_job(job: str, json: Json = False) -> None:
 def follow_log(job: str, json: Json = False) -> None:
     """Print a job's log, and follow it until the job ends.
 
-    Example: basalt train log JOB
+    Example: basalt train log tumour-v1
     """
     with platform() as client, _watching(job):
         for answer in client.stream(client.trainer.FollowJobLog, pb.FollowJobLogRequest(id=job)):
@@ -240,7 +240,7 @@ def cancel_job(
 ) -> None:
     """Cancel a job; its process ends.
 
-    Example: basalt train cancel JOB
+    Example: basalt train cancel tumour-v1
     """
     with platform() as client:
         answer = client.call(client.trainer.CancelJob, pb.CancelJobRequest(id=job, reason=reason))

@@ -165,7 +165,7 @@ def trace(
     limit: Limit = 20,
     json: Json = False,
 ) -> None:
-    """Draw a trace as a tree.
+    """Draw a trace as a tree, or list the newest ones.
 
     Example: basalt trace 4bf92f3577b34da6a3ce929d0e0e4736
     """
