@@ -7,9 +7,12 @@ import json
 import os
 import time
 from pathlib import Path
+from shlex import quote
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +23,8 @@ from standalone.supervisor import Supervisor, told_to_stop
 from tools.servers.errors import ServerError
 
 INTERRUPTED = 130
+# Of the first screen: a line and a blank at either side.
+FRAME_CELLS = 4
 STATES = {
     "": Text("○ waiting", style="dim"),
     "getting": Text("◌ getting", style="yellow"),
@@ -80,7 +85,7 @@ async def _live(home: Home, edition: Edition, console: Console, as_program: bool
     if as_program:
         print(json.dumps(_as_dict(home, edition)), flush=True)
     else:
-        console.print(_first_screen(home, edition, time.monotonic() - begun))
+        show_first_screen(console, home, edition, time.monotonic() - begun)
     board.announce()
     await told
     console.print("Stopping... (Ctrl-C again ends everything at once)")
@@ -144,31 +149,34 @@ def _as_dict(home: Home, edition: Edition) -> dict[str, object]:
     }
 
 
-def _first_screen(home: Home, edition: Edition, seconds: float) -> Panel:
+def show_first_screen(console: Console, home: Home, edition: Edition, seconds: float) -> None:
+    """In a frame where every line fits into one, else without: a path is there to be copied."""
+    screen = _first_screen(home, edition, seconds)
+    if max(map(cell_len, screen.plain.splitlines())) + FRAME_CELLS <= console.width:
+        console.print(Panel(screen, title="Basalt is up", border_style="green", expand=False))
+    else:
+        console.print(Text("Basalt is up", style="green"), screen, sep="\n", soft_wrap=True)
+
+
+def _first_screen(home: Home, edition: Edition, seconds: float) -> Text:
     login = "basalt login"
     if edition.chosen_ports["--port"] != DOOR_PORT:
         login += f" --endpoint {edition.door}"
     if home.first_login.exists():
-        steps = [
-            Text(f"Read the administrator's one-time password: {home.first_login}"),
-            Text(f"{login} --tenant platform --name admin", style="bold"),
-            Text.assemble(("basalt status", "bold"), ", then docs/tutorial/README.md"),
-        ]
+        steps = (
+            "Read the administrator's one-time password:\n"
+            f"     [bold]cat {escape(quote(str(home.first_login)))}[/]",
+            f"[bold]{login} --tenant platform --name admin[/]",
+            "[bold]basalt status[/], then docs/tutorial/README.md",
+        )
     else:
-        steps = [
-            Text(login, style="bold"),
-            Text("basalt status", style="bold"),
-            Text("basalt --help", style="bold"),
-        ]
-    screen = Table.grid(padding=(0, 2))
-    screen.add_row("door", edition.door, "gRPC and REST: inference and every service")
-    screen.add_row("Kafka", edition.kafka, "where upstream systems publish")
-    whole = Table.grid()
-    whole.add_row(f"Ready in {seconds:.1f} s. Ctrl-C stops it; everything is kept in {home.root}.")
-    whole.add_row("")
-    whole.add_row(screen)
-    whole.add_row("")
-    whole.add_row(Text.assemble(("What next", "bold"), ", in another terminal:"))
-    for number, step in enumerate(steps, 1):
-        whole.add_row(Text.assemble(f"  {number}. ", step))
-    return Panel(whole, title="Basalt is up", border_style="green", expand=False)
+        steps = (f"[bold]{login}[/]", "[bold]basalt status[/]", "[bold]basalt --help[/]")
+    numbered = (f"  {number}. {step}" for number, step in enumerate(steps, 1))
+    wide = max(len(edition.door), len(edition.kafka))
+    return Text.from_markup(
+        f"Ready in {seconds:.1f} s. Ctrl-C stops it; everything is kept in its home.\n\n"
+        f"door   {edition.door:<{wide}}  gRPC and REST: inference and every service\n"
+        f"Kafka  {edition.kafka:<{wide}}  where upstream systems publish\n"
+        f"home   {escape(str(home.root))}\n\n"
+        "[bold]What next[/], in another terminal:\n" + "\n".join(numbered)
+    )

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from apps.hospital import measurements
 from apps.hospital.chapters import drift, ending, records, release, serving, training
@@ -24,23 +25,21 @@ from standalone.up import Board
 from tools.servers.errors import ServerError
 
 INTERRUPTED = 130
-WHAT_NEXT = """
-[bold]What next[/]
-  1. [bold]make up[/], then [bold].venv/bin/basalt login[/]: the same platform, kept running for you
-  2. docs/tutorial/: your own records, pipeline and model, step by step
-  3. apps/hospital/: all of this story is a contract, a pipeline and a client to copy from
-"""
+WHAT_NEXT = (
+    "[bold]make up[/], then [bold].venv/bin/basalt login[/]: the same platform, kept running",
+    "docs/tutorial/: your own records, pipeline and model, step by step",
+    "apps/hospital/: all of this story is a contract, a pipeline and a client to copy from",
+)
 
 
-async def tell(console: Console, home: Home) -> None:
-    stage = Stage(console)
+async def tell(stage: Stage, home: Home) -> None:
     edition = lay_out(home)
     supervisor = Supervisor(home, edition, Board(edition).report)
     began = time.monotonic()
-    with console.status("Starting Kafka, Triton, Envoy and six services..."):
+    with stage.console.status("Starting Kafka, Triton, Envoy and six services..."):
         await supervisor.start()
-    stage.say(
-        f"[green]✓[/] The platform is up in {time.monotonic() - began:.1f} s: {_names(edition)}"
+    stage.point(
+        "[green]✓[/]", f"The platform is up in {time.monotonic() - began:.1f} s: {_names(edition)}"
     )
     flush_spans = telemetry.set_up("hospital", home.otlp)
     try:
@@ -51,9 +50,9 @@ async def tell(console: Console, home: Home) -> None:
                 await chapter.tell(story)
     finally:
         await asyncio.to_thread(flush_spans)
-        with console.status("Stopping..."):
+        with stage.console.status("Stopping..."):
             await supervisor.stop()
-    stage.say("[green]✓[/] Every step held; everything is stopped.")
+    stage.point("[green]✓[/]", "Every step held; everything is stopped.")
 
 
 def _names(edition: Edition) -> str:
@@ -61,24 +60,30 @@ def _names(edition: Edition) -> str:
 
 
 def main() -> int:
-    console = Console()
+    stage = Stage(Console())
     root = Path(tempfile.mkdtemp(prefix="basalt-demo-"))
     home = Home.at(root)
     try:
-        asyncio.run(tell(console, home))
+        asyncio.run(tell(stage, home))
     except KeyboardInterrupt:
         home.purge()
-        console.print("Interrupted; everything is stopped and removed.")
+        stage.say("Interrupted; everything is stopped and removed.")
         return INTERRUPTED
     except StoryError as error:
-        console.print(f"[bold red]✗ This step did not hold:[/] {error}\nLogs: {home.logs}")
-        return 1
+        return _failed(stage, home, f"This step did not hold: {error}")
     except (BasaltError, ServerError) as error:
-        console.print(f"[bold red]✗[/] {error}\nLogs: {home.logs}")
-        return 1
+        return _failed(stage, home, str(error))
     home.purge()
-    console.print(WHAT_NEXT)
+    stage.say("\n[bold]What next[/]")
+    for number, step in enumerate(WHAT_NEXT, 1):
+        stage.point(f"  {number}.", step)
     return 0
+
+
+def _failed(stage: Stage, home: Home, why: str) -> int:
+    stage.point("[bold red]✗[/]", escape(why))
+    stage.console.print(f"Logs: {home.logs}", soft_wrap=True, markup=False)
+    return 1
 
 
 if __name__ == "__main__":

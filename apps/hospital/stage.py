@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -34,11 +35,19 @@ class Stage:
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False)
 
+    def point(self, mark: str, text: str) -> None:
+        """Text beside its mark: what does not fit in a line goes on below its first word."""
+        line = Table.grid(padding=(0, 1))
+        line.add_column(no_wrap=True)
+        line.add_column(overflow="fold")
+        line.add_row(mark, text)
+        self.console.print(line)
+
     def check(self, holds: bool, claim: str) -> None:
         """Shows the claim with a tick. Raises StoryError when it does not hold."""
         if not holds:
             raise StoryError(claim)
-        self.console.print(f"  [green]✓[/] {claim}", highlight=False)
+        self.point("  [green]✓[/]", claim)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         table = Table(title=title, title_justify="left", header_style="bold")
@@ -82,7 +91,7 @@ class Stage:
         try:
             await work
         except BasaltError as error:
-            self.check(error.code == code, f"{claim}: [yellow]{error.code}[/] {error}")
+            self.check(error.code == code, f"{claim}: [yellow]{error.code}[/] {escape(str(error))}")
         else:
             raise StoryError(f"{claim} was not refused.")
 

@@ -37,6 +37,8 @@ from basalt.pb.basalt.v1 import monitoring_pb2 as pb
 from basalt.pb.basalt.v1 import security_pb2
 
 FEATURES_SHOWN = 12
+# Of every call between the services; where a tree is deep it takes the room of what tells.
+PACKAGE = "basalt.v1."
 CHANCE = Text("~", style="yellow")
 monitor = typer.Typer(help="Serving, drift, alerts.", no_args_is_help=True)
 audit = typer.Typer(help="The hash-chained audit log.", no_args_is_help=True)
@@ -217,7 +219,7 @@ def span_tree(trace_id: str, spans: list[pb.Span]) -> Tree:
         grown = branch.add(
             Text.assemble(
                 (plain(span.service), "cyan"),
-                f" {plain(span.name)} ",
+                f" {plain(span.name.removeprefix(PACKAGE))} ",
                 (f"{span.duration_ms:.1f} ms", "dim"),
                 (failed, "red"),
             )
