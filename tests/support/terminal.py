@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 COMMAND = (str(Path(sys.executable).with_name("basalt")),)
 COMMAND_S_MAX = 60
@@ -69,3 +70,13 @@ def in_terminal(
     finally:
         os.close(ours)
     return Shown(process.wait(COMMAND_S_MAX), shown.decode().replace("\r\n", "\n"), "")
+
+
+def failed(*arguments: str, status: int = 1, **more: Any) -> str:
+    """What a command that fails says; never a traceback, and nothing on its standard output."""
+    shown = piped(*arguments, **more)
+    assert shown.status == status, shown
+    assert "Traceback" not in shown.complaint
+    assert shown.output == ""
+    assert "\x1b" not in shown.complaint
+    return shown.complaint

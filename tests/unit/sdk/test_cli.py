@@ -1,7 +1,6 @@
 """Every command has an example that works and speaks JSON; every failure says what to do."""
 
 import asyncio
-import os
 import shlex
 import signal
 import subprocess
@@ -11,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import typer.main
 
@@ -27,12 +25,10 @@ from libs.common.errors import (
     DependencyError,
     ForbiddenError,
     InvalidInputError,
-    LimitError,
     NotFoundError,
-    UnauthenticatedError,
 )
-from tests.support.answering import Answering, RefusalError, answering
-from tests.support.terminal import COMMAND, environment, piped
+from tests.support.answering import Answering, answering
+from tests.support.terminal import COMMAND, environment, failed, piped
 from tools.servers.ports import free_ports
 
 LIST = "basalt.v1.ModelService/ListModels"
@@ -47,9 +43,7 @@ RUN = "basalt.v1.TrainerService/RunPipeline"
 GET_JOB = "basalt.v1.TrainerService/GetJob"
 WATCH = "basalt.v1.TrainerService/WatchJob"
 EXPORT = "basalt.v1.AuditService/ExportAudit"
-LOGIN = "basalt.v1.IdentityService/Login"
-LOGOUT = "basalt.v1.IdentityService/Logout"
-# What the issue promises; each is a command, or a group of them.
+# What is promised; each is a command, or a group of them.
 PROMISED = (
     *("up", "down", "status", "login", "source", "data", "train", "model", "deploy", "predict"),
     *("monitor", "history", "trace", "audit", "quarantine", "deadletter"),
@@ -110,24 +104,6 @@ def test_help_of_a_command_shows_its_example() -> None:
 
 def test_version() -> None:
     assert piped("--version").output == "basalt 0.1.0\n"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
-    with answering({}) as started:
-        monkeypatch.setenv("BASALT_ENDPOINT", started.address)
-        monkeypatch.setenv("BASALT_TOKEN", "t")
-        yield started
-
-
-def failed(*arguments: str, status: int = 1, **more: Any) -> str:
-    """What a command that fails says; never a traceback, and nothing on its standard output."""
-    shown = piped(*arguments, **more)
-    assert shown.status == status, shown
-    assert "Traceback" not in shown.complaint
-    assert shown.output == ""
-    assert "\x1b" not in shown.complaint
-    return shown.complaint
 
 
 @pytest.mark.parametrize(
@@ -385,98 +361,9 @@ def test_terminal_of_another_encoding(server: Answering) -> None:
     assert "z\\xfcrich\\u2192" in shown.output
 
 
-# Logging in.
-
-
-def logged_in(request: security_pb2.LoginRequest, _: object) -> security_pb2.LoginResponse:
-    if request.password != "right":
-        raise UnauthenticatedError("The name or the password is wrong.", next_step="Check both.")
-    answer = security_pb2.LoginResponse(token="the-token")
-    answer.expires_at.FromSeconds(4_000_000_000)
-    answer.login_ends_at.FromSeconds(4_000_040_000)
-    return answer
-
-
-WHO = ("--tenant", "acme", "--name", "ann")
-
-
-def test_login_is_kept_for_the_next_command(server: Answering) -> None:
-    server.handlers |= {LOGIN: logged_in, LIST: lambda *_: inference_pb2.ListModelsResponse()}
-    shown = piped("login", *WHO, "--endpoint", server.address, BASALT_PASSWORD="right")
-    assert shown.status == 0
-    assert "ann of acme is logged in until" in shown.output
-    assert "right" not in shown.output
-    nothing = {"BASALT_ENDPOINT": "", "BASALT_TOKEN": ""}
-    assert piped("model", "list", **nothing).status == 0
-    assert server.calls[-1].metadata["authorization"] == "Bearer the-token"
-    said = failed("model", "list", BASALT_ENDPOINT="127.0.0.1:1", BASALT_TOKEN="")
-    assert f"You are logged in at {server.address}, not at 127.0.0.1:1." in said
-
-
-def test_wrong_password(server: Answering) -> None:
-    server.handlers[LOGIN] = logged_in
-    said = failed("login", *WHO, "--password", "wrong")
-    assert said == "Error: The name or the password is wrong.\nNext: Check both.\n"
-    assert not Path(os.environ["BASALT_SESSION"]).exists()
-
-
-def test_too_many_wrong_passwords_are_said_at_once(server: Answering) -> None:
-    def refuse(*_: object) -> None:
-        raise LimitError("10 wrong passwords within 300 s.", next_step="Try again in 290 s.")
-
-    server.handlers[LOGIN] = refuse
-    assert "Try again in 290 s." in failed("login", *WHO, "--password", "x")
-    assert len(server.calls) == 1
-
-
-def test_login_that_cannot_be_kept(server: Answering, tmp_path: Path) -> None:
-    server.handlers[LOGIN] = logged_in
-    (tmp_path / "file").write_text("")
-    target = tmp_path / "file" / "session.json"
-    said = failed("login", *WHO, "--password", "right", BASALT_SESSION=str(target))
-    assert f"The login holds, but cannot be kept in {target}: File exists." in said
-    assert "BASALT_SESSION" in said
-
-
-def test_expired_login(server: Answering) -> None:
-    def expired(*_: object) -> security_pb2.LoginResponse:
-        answer = security_pb2.LoginResponse(token="old")
-        answer.expires_at.FromSeconds(1_000)
-        return answer
-
-    def refuse(*_: object) -> None:
-        raise UnauthenticatedError("The token has expired.", next_step="Log in again.")
-
-    server.handlers |= {LOGIN: expired, LIST: refuse}
-    assert piped("login", *WHO, "--password", "right").status == 0
-    assert failed("model", "list", BASALT_TOKEN="") == (
-        "Error: The login of ann has expired.\nNext: Run `basalt login` again.\n"
-    )
-
-
-def test_token_of_the_environment_that_is_refused(server: Answering) -> None:
-    def refuse(*_: object) -> None:
-        raise RefusalError(grpc.StatusCode.UNAUTHENTICATED, "Jwt is expired. Log in and send it.")
-
-    server.handlers |= {LOGIN: logged_in, LIST: refuse}
-    # Not even somebody who is logged in is left to guess which of the two was refused.
-    assert piped("login", *WHO, "--password", "right").status == 0
-    assert failed("model", "list", BASALT_TOKEN="old") == (
-        "Error: The token in BASALT_TOKEN is refused: Jwt is expired.\n"
-        "Next: Unset BASALT_TOKEN and run `basalt login`, or set it to a token that holds.\n"
-    )
-
-
-def test_logout_ends_the_login_whatever_the_environment_says(server: Answering) -> None:
-    server.handlers |= {LOGIN: logged_in, LOGOUT: lambda *_: security_pb2.LogoutResponse()}
-    assert piped("login", *WHO, "--password", "right").status == 0
-    assert piped("logout", BASALT_TOKEN="another").status == 0
-    assert server.calls[-1].metadata["authorization"] == "Bearer the-token"
-
-
 def test_without_a_terminal_nothing_can_be_asked(server: Answering) -> None:
     assert "Next: Give it with --tenant." in failed("login")
-    complaint = failed("login", *WHO)
+    complaint = failed("login", "--tenant", "acme", "--name", "ann")
     assert "Next: Give it with --password." in complaint
     assert "Warning" not in complaint
     assert "Next: Add --yes" in failed("down", "--purge")
