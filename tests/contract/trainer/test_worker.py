@@ -125,9 +125,10 @@ async def test_a_limit_ends_the_job_with_what_to_do(
 
 
 async def test_bad_rows_end_the_job_with_what_is_wrong(trainer: Trainer) -> None:
+    queued = await trainer.run()
     trainer.datasets.tables["patients", 1] = b"no parquet"
     await trainer.worker.start()
-    job = await trainer.ended(await trainer.run())
+    job = await trainer.ended(queued)
     assert job.state == "failed"
     assert "Traceback" not in job.failure
     assert await trainer.events(job.id) == [FAILED]
