@@ -85,13 +85,13 @@ async def test_installation_through_its_whole_life(up: Up) -> None:
 
     # What is killed comes back; while monitoring is away, status is seen from outside.
     for module in ("services.monitoring", "services.ingest"):
-        victim = next(each for each in processes_of(up.home) if module in each.cmdline())
+        victim = next(each for each, words in processes_of(up.home).items() if module in words)
         victim.kill()
         await eventually(
             lambda module=module, victim=victim: [
                 each
-                for each in processes_of(up.home)
-                if module in each.cmdline() and each.pid != victim.pid
+                for each, words in processes_of(up.home).items()
+                if module in words and each.pid != victim.pid
             ],
             within_s=COMES_BACK_S_MAX,
         )
@@ -100,7 +100,7 @@ async def test_installation_through_its_whole_life(up: Up) -> None:
         )
     # A service that hangs is named by the others; monitoring itself is seen from outside.
     stopped = next(
-        each for each in processes_of(up.home) if "services.monitoring" in each.cmdline()
+        each for each, words in processes_of(up.home).items() if "services.monitoring" in words
     )
     stopped.suspend()
     wrong = run(up, "status")
@@ -274,4 +274,4 @@ def test_psutil_sees_what_it_should(up: Up) -> None:
         assert [each.pid for each in processes_of(up.home)] == [sleeping.pid]
         assert psutil.pid_exists(os.getpid())
         sleeping.kill()
-    assert processes_of(up.home) == []
+    assert processes_of(up.home) == {}

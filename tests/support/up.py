@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -71,7 +72,10 @@ class Up:
 
     def left_running(self) -> list[str]:
         """What lives of this installation, whoever started it."""
-        return [f"{each.pid} {' '.join(each.cmdline()[:6])}" for each in processes_of(self.home)]
+        return [
+            f"{process.pid} {' '.join(words[:6])}"
+            for process, words in processes_of(self.home).items()
+        ]
 
     def clear(self) -> None:
         """However a test ended, nothing is left running."""
@@ -79,18 +83,23 @@ class Up:
             self.process.kill()
             self.process.communicate()
         for process in processes_of(self.home):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
-def processes_of(home: Path) -> list[psutil.Process]:
-    """Processes that have the folder among their words, settings or open files' folder."""
-    found: list[psutil.Process] = []
+def processes_of(home: Path) -> dict[psutil.Process, list[str]]:
+    """Processes that have the folder among their words, settings or open files' folder; the words.
+
+    What ends while it is looked at is not among them.
+    """
+    found: dict[psutil.Process, list[str]] = {}
     for process in psutil.process_iter():
         try:
-            words = [*process.cmdline(), *process.environ().values(), process.cwd()]
+            words = process.cmdline()
+            places = [*words, *process.environ().values(), process.cwd()]
             mine = process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
-        if not mine and any(str(home) in word for word in words):
-            found.append(process)
+        if not mine and any(str(home) in place for place in places):
+            found[process] = words
     return found
