@@ -79,6 +79,7 @@ async def _live(home: Home, edition: Edition, console: Console, as_program: bool
             starting.cancel()
             await asyncio.wait({starting})
     if starting.cancelled():
+        _below_the_echo(console)
         console.print("It was stopped before it was up; nothing is left running.")
         return INTERRUPTED
     starting.result()
@@ -88,12 +89,19 @@ async def _live(home: Home, edition: Edition, console: Console, as_program: bool
         show_first_screen(console, home, edition, time.monotonic() - begun)
     board.announce()
     await told
+    _below_the_echo(console)
     console.print("Stopping... (Ctrl-C again ends everything at once)")
     begun = time.monotonic()
     await supervisor.stop()
     took = f"within {time.monotonic() - begun:.1f} s"
-    console.print(Text.assemble(("✓", "green"), f" Everything is stopped {took}; state is kept."))
+    console.print(Text.assemble(("✓", "green"), f" Everything is stopped {took}."))
     return 0
+
+
+def _below_the_echo(console: Console) -> None:
+    """A terminal shows ^C where the cursor is; what is said next begins on a line of its own."""
+    if console.is_terminal:
+        console.print()
 
 
 class Board:
@@ -104,7 +112,6 @@ class Board:
         self._details = dict(self._states)
         self._processes = {process.name: process for process in edition.processes}
         self._console = console
-        self._begun = time.monotonic()
         self._announces = console is not None and not console.is_terminal
 
     def shown(self) -> Live:
@@ -122,8 +129,8 @@ class Board:
 
     def report(self, name: str, state: str, detail: str = "") -> None:
         if self._announces and self._console and state != self._states[name] != "stopped":
-            seconds = f"{time.monotonic() - self._begun:6.1f} s  "
-            line = Text.assemble((seconds, "dim"), f"{name:<11} ", STATES[state])
+            clock = time.strftime("%H:%M:%S  ")
+            line = Text.assemble((clock, "dim"), f"{name:<11} ", STATES[state])
             if state == "failed":
                 line.append(f": {detail}")
             self._console.print(line, soft_wrap=True)

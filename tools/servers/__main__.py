@@ -57,8 +57,8 @@ def obtain(names: Sequence[str]) -> None:
             def show(step: str, done: int, total: int, task=task) -> None:
                 progress.update(task, description=step, completed=done, total=total)
 
-            folder = maker(Path(scratch, name)).obtain(show)
-            progress.update(task, description=str(folder), completed=1, total=1)
+            maker(Path(scratch, name)).obtain(show)
+            progress.update(task, description="ready", completed=1, total=1)
 
 
 def start(name: str, directory: Path) -> None:
