@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from libs.common.errors import InternalError, InvalidInputError
 from libs.common.pb.inference import grpc_inference_service_pb2 as pb
@@ -210,17 +211,31 @@ def _raw(name: str, datatype: str, data: Any) -> bytes:
         given = np.asarray(data)
         if given.dtype == np.object_ or given.dtype.kind not in _KINDS[dtype.kind]:
             raise ValueError(f"{_HELD.get(given.dtype.kind, 'a mixture')} was given")
-        if dtype.kind in "iu":
-            bounds = np.iinfo(dtype)
-            if given.size and not bounds.min <= given.min() <= given.max() <= bounds.max:
-                raise ValueError(f"a value is outside {bounds.min} to {bounds.max}")
-        return given.astype(dtype).tobytes()
+        return _held(given, dtype).tobytes()
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInputError(
             f"The data of the input {name} are no {datatype}: {error}.",
             which=name,
-            next_step="Give one number for each element of its shape.",
+            next_step="Give one number that the datatype can hold for each element of its shape.",
         ) from error
+
+
+def _held(given: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The numbers as that type. Raises ValueError or OverflowError for one that it cannot hold."""
+    whole = dtype.kind in "iu"
+    if whole and given.size:
+        bounds = np.iinfo(dtype)
+        for extreme in (given.min(), given.max()):
+            # Compared as Python's own: a float would take 2**63 for the largest INT64.
+            if not bounds.min <= int(extreme) <= bounds.max:
+                raise ValueError(f"{extreme} is outside {bounds.min} to {bounds.max}")
+    with np.errstate(over="ignore"):
+        made = given.astype(dtype)
+    # JSON has no infinity, so one that is there now was a number too large.
+    lost = made != given if whole else np.isinf(made)
+    if lost.any():
+        raise ValueError(f"{given[lost][0]} cannot be represented")
+    return made
 
 
 # What JSON's values become in numpy, by what is asked for. An empty list becomes a float.

@@ -53,6 +53,34 @@ def test_numbers_that_json_does_not_know_become_null() -> None:
     assert json.loads(content)["outputs"][0]["data"] == [None, None, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("datatype", "value", "said"),
+    [
+        ("FP16", 70_000, "70000 cannot be represented"),
+        ("FP32", -1e60, "-1e\\+60 cannot be represented"),
+        ("INT8", 300, "300 is outside -128 to 127"),
+        ("INT8", 1.5, "1.5 cannot be represented"),
+        ("INT64", 2.0**63, "e\\+18 is outside"),
+        ("UINT64", -1, "-1 is outside 0 to"),
+    ],
+)
+def test_a_number_that_its_datatype_cannot_hold_is_refused(
+    datatype: str, value: float, said: str
+) -> None:
+    content = body(datatype=datatype, shape=[2], data=[1, value])
+    with pytest.raises(InvalidInputError, match=f"input x are no {datatype}: .*{said}") as refused:
+        request_of("m", "", content, None)
+    assert refused.value.which == "x"
+
+
+@pytest.mark.parametrize(("datatype", "value"), [("FP32", 3.4e38), ("INT64", 2**63 - 1)])
+def test_the_largest_numbers_are_taken(datatype: str, value: float) -> None:
+    made, _ = request_of("m", "", body(datatype=datatype, shape=[1], data=[value]), None)
+    assert np.frombuffer(made.raw_input_contents[0], DTYPES[datatype])[0] == DTYPES[datatype].type(
+        value
+    )
+
+
 def test_binary_tensors_lie_behind_the_header_in_their_order() -> None:
     inputs = [
         {
