@@ -24,6 +24,7 @@ BINARY = "binary_data"
 BINARY_ALL = "binary_data_output"
 TENSORS_MAX = 256
 LENGTH_BYTES = 4
+_SEND = "Send the Open Inference Protocol's JSON, version 2: an object with `inputs`."
 _STYLE = orjson.OPT_SERIALIZE_NUMPY
 
 Json = dict[str, Any]
@@ -44,6 +45,8 @@ def request_of(
     model: str, version: str, body: bytes, header_bytes: int | None
 ) -> tuple[pb.ModelInferRequest, Wanted]:
     """Raises InvalidInputError, saying which part of the request is malformed."""
+    if not body:
+        raise InvalidInputError("The body is empty.", which="body", next_step=_SEND)
     split = len(body) if header_bytes is None else header_bytes
     if not 0 < split <= len(body):
         raise InvalidInputError(
@@ -135,7 +138,7 @@ def _header(text: bytes) -> Json:
         raise InvalidInputError(
             f"The request is not JSON: {error}.",
             which="body",
-            next_step="Send the Open Inference Protocol's JSON, version 2.",
+            next_step=_SEND,
         ) from error
     if not isinstance(header, dict):
         raise InvalidInputError("The request is not a JSON object.", which="body")
