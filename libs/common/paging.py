@@ -6,6 +6,8 @@ from libs.common.errors import InvalidInputError
 
 PAGE_SIZE = 50
 PAGE_SIZE_MAX = 500
+# Any whole number of so few digits fits into the 64 bits of a store.
+TOKEN_DIGITS_MAX = 18
 
 
 def page_size(asked: int) -> int:
@@ -17,6 +19,13 @@ def page_size(asked: int) -> int:
             next_step=f"Ask for 1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE}.",
         )
     return asked or PAGE_SIZE
+
+
+def token_number(token: str) -> int:
+    """The whole number that a token, or a part of one, is. Raises InvalidInputError."""
+    if not (token.isascii() and token.isdecimal()) or len(token) > TOKEN_DIGITS_MAX:
+        raise not_a_token()
+    return int(token)
 
 
 def not_a_token() -> InvalidInputError:

@@ -9,7 +9,7 @@ from libs.common import journal, telemetry
 from libs.common.clock import Clock
 from libs.common.events import AlertRaised
 from libs.common.journal import Change, Journal
-from libs.common.paging import not_a_token
+from libs.common.paging import not_a_token, token_number
 from libs.common.stores.ports import Entry
 
 Severity = Literal["info", "warning", "critical"]
@@ -51,12 +51,12 @@ class Alerts:
         return entries, str(first) if first > 1 else ""
 
     async def _before(self, tenant: str, token: str) -> int:
-        if token:
-            if not token.isdecimal():
-                raise not_a_token()
-            return int(token)
         latest = await self.journal.latest(_log(tenant))
-        return latest.version + 1 if latest else 1
+        end = latest.version + 1 if latest else 1
+        before = token_number(token) if token else end
+        if token and not 1 < before < end:
+            raise not_a_token()
+        return before
 
 
 def _log(tenant: str) -> str:

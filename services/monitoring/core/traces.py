@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from libs.common.errors import InvalidInputError, NotFoundError, PreconditionError
 from libs.common.identity import PLATFORM
-from libs.common.paging import not_a_token
+from libs.common.paging import not_a_token, token_number
 from services.monitoring.core.spans import Span, TraceSummary
 from services.monitoring.ports import TraceStore
 
@@ -121,6 +121,6 @@ def _position(token: str) -> tuple[int, str] | None:
     if not token:
         return None
     started_us, _, trace_id = token.partition("-")
-    if not started_us.isdecimal() or not _TRACE_ID.fullmatch(trace_id):
+    if not _TRACE_ID.fullmatch(trace_id):
         raise not_a_token()
-    return int(started_us), trace_id
+    return token_number(started_us), trace_id

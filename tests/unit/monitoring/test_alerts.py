@@ -55,8 +55,9 @@ async def test_an_alert_that_comes_while_paging_moves_nothing(alerts: Alerts) ->
     assert [entry.state["subject"] for entry in entries] == ["1", "0"]
 
 
-@pytest.mark.parametrize("token", ["x", "-1", "1.5", "²"])
+@pytest.mark.parametrize("token", ["x", "-1", "1.5", "²", "0", "2", "9" * 40, "9" * 5_000])
 async def test_a_token_of_nobody_is_refused(alerts: Alerts, token: str) -> None:
+    await alerts.raise_once("acme", "cause", "info", "test", "subject", "Said.")
     with pytest.raises(InvalidInputError, match="not one that this listing gave"):
         await alerts.page("acme", 2, token)
 

@@ -139,8 +139,8 @@ async def test_pages_are_newest_first(store: SqliteTraces) -> None:
             break
 
     assert seen == [f"{number:032x}" for number in reversed(range(20))]
-    for wrong in ("x", "5", "5-zz", f"-5-{A}"):
-        with pytest.raises(InvalidInputError):
+    for wrong in ("x", "5", "5-zz", f"-5-{A}", f"{'9' * 40}-{A}"):
+        with pytest.raises(InvalidInputError, match="not one that this listing gave"):
             await traces.page("acme", 3, wrong)
 
 
