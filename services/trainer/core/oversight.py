@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from libs.common.clock import Clock
 from libs.common.errors import PreconditionError
 from libs.common.journal import Change, Journal
+from libs.common.paging import not_a_token
 from libs.common.stores.ports import Entry, ObjectStore
 from services.trainer.core import joblog, jobs
 from services.trainer.core.candidates import Candidates, Part
@@ -45,7 +46,14 @@ class Oversight:
     async def page(
         self, tenant: str, pipeline: str, state: State | None, after: str, size: int
     ) -> tuple[list[Job], str]:
-        """Jobs by name, and the token of the next page ("" when there is none)."""
+        """Jobs by name, and the token of the next page ("" when there is none).
+
+        Raises InvalidInputError for a token that no page with this `pipeline` ended with.
+        """
+        if after:
+            shown = await self.journal.latest(f"{tenant}/{jobs.KIND}/{after}")
+            if shown is None or pipeline not in ("", job_of(shown).pipeline):
+                raise not_a_token()
         prefix = f"{tenant}/{jobs.KIND}/{pipeline}-v" if pipeline else f"{tenant}/{jobs.KIND}/"
         last = f"{tenant}/{jobs.KIND}/{after}" if after else prefix
         found: list[Job] = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError, NotFoundError
 from libs.common.journal import Change, Journal, aggregate
+from libs.common.paging import not_a_token
 from libs.common.stores.ports import Entry
 from services.trainer.core.pipeline import Data, Definition, PipelineState, Trigger, parse
 from services.trainer.ports import Datasets
@@ -89,9 +90,11 @@ class Pipelines:
         return parse(pipeline_of(entries[0]).definition_yaml)
 
     async def page(self, tenant: str, after: str, size: int) -> list[Entry]:
-        return await self.journal.store.heads(
-            KIND, tenant, f"{tenant}/{KIND}/{after}" if after else "", size
-        )
+        """Raises InvalidInputError for a token that is no pipeline's name."""
+        last = f"{tenant}/{KIND}/{after}" if after else ""
+        if last and await self.journal.latest(last) is None:
+            raise not_a_token()
+        return await self.journal.store.heads(KIND, tenant, last, size)
 
     async def triggered(
         self, tenant: str, trigger: Trigger, *, dataset: str = "", model: str = ""

@@ -230,3 +230,14 @@ async def test_jobs_are_listed_by_pipeline_and_state_in_pages(trainer: Trainer) 
     queued, _ = await trainer.oversight.page(TENANT, "tumours", "queued", "", 50)
     assert [job.id for job in queued] == jobs[1:]
     assert await trainer.oversight.page("globex", "", None, "", 50) == ([], "")
+
+
+async def test_a_token_that_no_such_listing_gave_is_refused(trainer: Trainer) -> None:
+    job = await trainer.run()
+    for pipeline, token in (("", "garbage"), ("other", job), ("tumours", "9" * 40)):
+        with pytest.raises(InvalidInputError, match="not one that this listing gave"):
+            await trainer.oversight.page(TENANT, pipeline, None, token, 3)
+    with pytest.raises(InvalidInputError, match="not one that this listing gave"):
+        await trainer.pipelines.page(TENANT, "garbage", 3)
+    assert await trainer.oversight.page(TENANT, "tumours", None, job, 3) == ([], "")
+    assert await trainer.pipelines.page(TENANT, "tumours", 3) == []
