@@ -28,6 +28,8 @@ FEATURES_MAX = 1_000
 ERRORS_SHOWN_MAX = 5
 COLUMNS_SHOWN_CHARACTERS_MAX = 500
 MIB = 1024 * 1024
+# Of `data`: a run names another dataset by itself, and another label is another pipeline.
+FIXED = frozenset({"dataset", "label"})
 REFERENCE = "docs/reference/pipeline.md"
 
 # As Triton, Kafka and file systems all take it.
@@ -217,12 +219,15 @@ def with_parameters(definition: Definition, parameters: Mapping[str, str]) -> De
     for path, text in parameters.items():
         part, _, field = path.partition(".")
         target = _overridable(document, part)
-        if target is None or field not in target or field in {"dataset", "label"}:
+        if field not in target or field in FIXED:
             places = [*(step.name for step in definition.trains), "data", "limits"]
+            there = [f"{part}.{each}" for each in target if each not in FIXED]
             raise InvalidInputError(
                 f"The pipeline {definition.name} has no parameter {path!r}.",
                 which=path,
-                next_step=f"Write <step>.<parameter>, where step is one of {', '.join(places)}.",
+                next_step=f"Name one of {', '.join(there)}."
+                if there
+                else f"Write <step>.<parameter>, where step is one of {', '.join(places)}.",
             )
         try:
             target[field] = yaml.safe_load(text)
@@ -235,11 +240,12 @@ def with_parameters(definition: Definition, parameters: Mapping[str, str]) -> De
     return from_document(document)
 
 
-def _overridable(document: dict[str, Any], part: str) -> dict[str, Any] | None:
+def _overridable(document: dict[str, Any], part: str) -> dict[str, Any]:
+    """The parameters of that name; none where there is nothing of the name."""
     for step in document["steps"]:
         if step.get("as") == part:
             return step["parameters"]
-    return document[part] if part in {"data", "limits"} else None
+    return document[part] if part in {"data", "limits"} else {}
 
 
 def _invalid(error: ValidationError) -> InvalidInputError:

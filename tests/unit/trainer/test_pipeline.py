@@ -73,9 +73,9 @@ def test_parameters_replace_those_of_a_step_data_and_limits() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("mlp.colour", "1", "no parameter 'mlp.colour'"),
-        ("forest.trees", "1", "no parameter 'forest.trees'"),
-        ("data.dataset", "other", "no parameter 'data.dataset'"),
+        ("mlp.colour", "1", r"no parameter 'mlp.colour'.* Name one of mlp.hidden, mlp.epochs, "),
+        ("forest.trees", "1", "no parameter 'forest.trees'.* one of baseline, mlp, data, limits"),
+        ("data.dataset", "other", "no parameter 'data.dataset'.* Name one of data.features, "),
         ("gates.accuracy_min", "0", "no parameter 'gates.accuracy_min'"),
         ("mlp", "1", "no parameter 'mlp'"),
         ("mlp.epochs", "many", "epochs"),
