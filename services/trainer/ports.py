@@ -13,17 +13,17 @@ class DatasetVersion:
     dataset: str
     version: int
     manifest_sha256: str
-    # Empty where only an event told of the version.
-    columns: tuple[str, ...] = ()
+    # Name → type as in the data contract. Empty where only an event told of the version.
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
     # False when sealing found no new row and answered the version that was there.
     created: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What a source's data contract says of its columns beside their types."""
+    """What a source's data contract says of its columns. `types` holds each one's, by name."""
 
-    names: tuple[str, ...] = ()
+    types: Mapping[str, str] = field(default_factory=dict[str, str])
     key: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 

@@ -60,6 +60,12 @@ model: {name: tumour}
 gates: {accuracy_min: 0.9}
 triggers: [dataset_versioned, drift_detected]
 """
+CONTRACT_TYPES: dict[pl.DataType, str] = {
+    pl.Float64(): "float",
+    pl.Int64(): "integer",
+    pl.String(): "string",
+    pl.Boolean(): "boolean",
+}
 # Alone without the baseline, and for long enough to be cut.
 LONG = {"mlp.epochs": "1500"}
 
@@ -167,7 +173,7 @@ class MemoryDatasets:
         if self.silent:
             await asyncio.Event().wait()
         latest = self._latest(dataset)
-        return Columns(self._names(dataset, latest), key=("key",)) if latest else Columns()
+        return Columns(self._types(dataset, latest), key=("key",)) if latest else Columns()
 
     async def read(self, version: DatasetVersion) -> AsyncIterator[bytes]:
         yield self.tables[version.dataset, version.version]
@@ -177,10 +183,11 @@ class MemoryDatasets:
 
     def _version(self, dataset: str, number: int, *, created: bool) -> DatasetVersion:
         digest = sha256(self.tables[dataset, number]).hexdigest()
-        return DatasetVersion(dataset, number, digest, self._names(dataset, number), created)
+        return DatasetVersion(dataset, number, digest, self._types(dataset, number), created)
 
-    def _names(self, dataset: str, number: int) -> tuple[str, ...]:
-        return tuple(pl.read_parquet_schema(io.BytesIO(self.tables[dataset, number])))
+    def _types(self, dataset: str, number: int) -> dict[str, str]:
+        schema = pl.read_parquet_schema(io.BytesIO(self.tables[dataset, number]))
+        return {name: CONTRACT_TYPES[dtype] for name, dtype in schema.items()}
 
 
 class EndlessTraining:

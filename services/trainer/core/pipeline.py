@@ -30,6 +30,8 @@ COLUMNS_SHOWN_CHARACTERS_MAX = 500
 MIB = 1024 * 1024
 # Of `data`: a run names another dataset by itself, and another label is another pipeline.
 FIXED = frozenset({"dataset", "label"})
+# The data contract's types that a model can learn from.
+NUMBERS = frozenset({"float", "integer", "boolean"})
 REFERENCE = "docs/reference/pipeline.md"
 
 # As Triton, Kafka and file systems all take it.
@@ -60,17 +62,63 @@ class Data(Strict):
             raise ValueError("a column is named twice")
         return features
 
+    @model_validator(mode="after")
+    def _label_apart(self) -> Data:
+        if self.label in self.named_features:
+            raise ValueError(f"the label {self.label!r} is among the features: take it out of them")
+        return self
+
+    @property
+    def named_features(self) -> tuple[str, ...]:
+        return () if self.features == "all" else self.features
+
     def require_in(self, columns: Collection[str], dataset: str) -> None:
-        """Raises InvalidInputError for a column that is named and that the dataset lacks."""
-        named = () if self.features == "all" else self.features
-        for field, column in (("label", self.label), *(("features", each) for each in named)):
-            if column not in columns:
-                raise InvalidInputError(
-                    f"The dataset {dataset} has no column {column!r}.",
-                    which=column,
-                    next_step=f"Name one that it has in data.{field}:"
-                    f" {', '.join(columns)[:COLUMNS_SHOWN_CHARACTERS_MAX]}.",
-                )
+        """Raises InvalidInputError for a column to learn from that the dataset lacks."""
+        for field, names in (("label", (self.label,)), ("features", self.named_features)):
+            _require_columns(field, names, columns, dataset)
+
+    def require_excluded_in(self, columns: Collection[str]) -> None:
+        """Raises InvalidInputError for a column left out that the pipeline's dataset lacks."""
+        _require_columns("exclude", self.exclude, columns, self.dataset)
+
+    def require_types(self, types: Mapping[str, str], dataset: str) -> None:
+        """As `require_in`, and for a column whose type in the data contract cannot be used."""
+        self.require_in(types, dataset)
+        if types[self.label] == "float":
+            raise float_label(self.label)
+        for column in self.named_features:
+            if types[column] not in NUMBERS:
+                raise not_a_number(column, types[column])
+
+
+def _require_columns(
+    field: str, names: Iterable[str], columns: Collection[str], dataset: str
+) -> None:
+    for column in names:
+        if column not in columns:
+            raise InvalidInputError(
+                f"The dataset {dataset} has no column {column!r}.",
+                which=column,
+                next_step=f"Name one that it has in data.{field}:"
+                f" {', '.join(columns)[:COLUMNS_SHOWN_CHARACTERS_MAX]}.",
+            )
+
+
+def float_label(name: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"The label {name!r} is a float; a classification's label is a string, an integer"
+        " or a boolean.",
+        which=name,
+        next_step="Name another column in data.label, or change its type in the contract.",
+    )
+
+
+def not_a_number(feature: str, is_of: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"The feature {feature!r} is not a number: its type is {is_of}.",
+        which=feature,
+        next_step="Leave it out of data.features, or ingest it as a number.",
+    )
 
 
 class ModelOutput(Strict):

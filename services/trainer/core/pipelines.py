@@ -55,7 +55,7 @@ class Pipelines:
         """Why it cannot be told yet whether the dataset has the columns; "" when it has them.
 
         A pipeline may be there before its data, and while ingest is away: each run looks again.
-        Raises InvalidInputError when a column is lacking.
+        Raises InvalidInputError when a column is lacking or is of a type that cannot be used.
         """
         unchecked = f"The columns of {data.dataset} were not checked."
         try:
@@ -67,12 +67,14 @@ class Pipelines:
             if not error.retryable:
                 raise
             return f"{unchecked} {error.what}"
-        if not columns.names:
+        if not columns.types:
             return (
                 f"No source feeds the dataset {data.dataset} yet, so its columns were not checked."
                 " `basalt source put` makes one; `basalt source list` shows those there are."
             )
-        data.require_in(columns.names, data.dataset)
+        data.require_types(columns.types, data.dataset)
+        # Only here: a column that is gone from a later version needs no leaving out.
+        data.require_excluded_in(columns.types)
         return ""
 
     async def get(self, tenant: str, name: str) -> Entry:

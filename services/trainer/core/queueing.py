@@ -128,7 +128,7 @@ class Queueing:
         version = await self.datasets.version(
             request.dataset or state.dataset, request.dataset_version
         )
-        data.require_in(version.columns, version.dataset)
+        data.require_types(version.columns, version.dataset)
         short_id = run.removeprefix(f"{state.name}-")
         job = self._job(
             pipeline, version, f"{state.name}-v{version.version}-{short_id}", "request", by

@@ -50,8 +50,8 @@ class IngestDatasets:
             for role in ("key", "ignored")
         }
         key = dict.fromkeys([*map(str, contract.get("key") or []), *by_role["key"]])
-        names = tuple(str(column["name"]) for column in columns)
-        return Columns(names, tuple(key), tuple(by_role["ignored"]))
+        types = {str(column["name"]): str(column["type"]) for column in columns}
+        return Columns(types, tuple(key), tuple(by_role["ignored"]))
 
     async def read(self, version: DatasetVersion) -> AsyncIterator[bytes]:
         request = pb.ReadDatasetRequest(dataset=version.dataset, version=version.version)
@@ -84,7 +84,7 @@ def _require_manifest(version: DatasetVersion, found: str) -> None:
 
 
 def _version(version: pb.DatasetVersion, *, created: bool = False) -> DatasetVersion:
-    columns = tuple(column.name for column in version.columns)
+    columns = {column.name: column.type for column in version.columns}
     return DatasetVersion(
         version.dataset, version.version, version.manifest_sha256, columns, created
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from libs.common.errors import InvalidInputError
 from services.trainer.core.order import Order
-from services.trainer.core.pipeline import Data
+from services.trainer.core.pipeline import Data, float_label, not_a_number
 
 TRAINING_ROWS_MIN = 20
 VALIDATION_ROWS_MIN = 5
@@ -92,12 +92,8 @@ def _features(table: pl.DataFrame, data: Data, order: Order) -> tuple[list[str],
     """The columns to learn from, and notes on those that were left out."""
     if data.features != "all":
         for column in data.features:
-            if not _numeric(table[column]) or column == data.label:
-                raise InvalidInputError(
-                    f"The feature {column!r} is not a number: its type is {table[column].dtype}.",
-                    which=column,
-                    next_step="Leave it out of data.features, or ingest it as a number.",
-                )
+            if not _numeric(table[column]):
+                raise not_a_number(column, str(table[column].dtype))
         return _unreserved([c for c in data.features if c not in data.exclude]), []
     passed_over = {data.label, *data.exclude, *order.key_columns, *order.ignored_columns}
     candidates = [column for column in table.columns if column not in passed_over]
@@ -152,12 +148,7 @@ def _matrix(table: pl.DataFrame, features: list[str]) -> Features:
 
 def _labels(column: pl.Series, name: str) -> tuple[Labels, tuple[str, ...]]:
     if column.dtype.is_float():
-        raise InvalidInputError(
-            f"The label {name!r} is a float; a classification's label is a string, an integer"
-            " or a boolean.",
-            which=name,
-            next_step="Name another column in data.label, or change its type in the contract.",
-        )
+        raise float_label(name)
     values = column.unique().sort().to_list()
     if not 2 <= len(values) <= CLASSES_MAX:
         only = f", {values[0]!r}" if len(values) == 1 else ""

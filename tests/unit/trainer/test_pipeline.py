@@ -36,6 +36,7 @@ def test_defaults_are_written_out_and_read_again() -> None:
         ("label: diagnosis", "label: diagnosis, holdout_fraction: 2", "data.holdout_fraction"),
         ("label: diagnosis", "label: diagnosis, features: []", "name 1 to"),
         ("label: diagnosis", "label: diagnosis, features: [a, a]", "named twice"),
+        ("label: diagnosis", "label: a, features: [b, a]", "label 'a' is among the features"),
         ("name: tumours", "name: Big Tumours", "name: String should match"),
         ("accuracy_min: 0.9", "accuracy: 0.9", "gates.accuracy: no such field"),
         ("[dataset_versioned, drift_detected]", "[full_moon]", "triggers.0"),

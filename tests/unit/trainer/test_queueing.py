@@ -179,6 +179,37 @@ async def test_a_column_that_is_not_there_is_refused_before_a_job_is_queued(
     assert await names(trainer) == []
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("label: mean radius", "label 'mean radius' is a float"),
+        ("label: diagnosis, features: [mean radius, key]", "feature 'key' is not .* is string"),
+    ],
+)
+async def test_a_column_of_no_use_is_refused_before_a_job_is_queued(
+    trainer: Trainer, changed: str, said: str
+) -> None:
+    wrong = PIPELINE.replace("label: diagnosis", changed)
+    with pytest.raises(InvalidInputError, match=said):
+        await trainer.pipelines.put(TENANT, wrong, "ann")
+    trainer.datasets.reachable = False
+    await trainer.pipelines.put(TENANT, wrong, "ann")
+    with pytest.raises(InvalidInputError, match=said):
+        await trainer.queueing.run(TENANT, RunRequest("tumours"), "ann")
+
+
+async def test_a_column_to_leave_out_must_be_there_when_it_is_put(trainer: Trainer) -> None:
+    left_out = PIPELINE.replace("label: diagnosis", "label: diagnosis, exclude: [mean area]")
+    await trainer.pipelines.put(TENANT, left_out, "ann")
+    wrong = left_out.replace("mean area", "wing")
+    with pytest.raises(InvalidInputError, match=r"no column 'wing'.* data\.exclude: key, "):
+        await trainer.pipelines.put(TENANT, wrong, "ann")
+
+    # A version may be without it: then there is nothing to leave out.
+    trainer.datasets.add("patients", patients().drop("mean area"))
+    await trainer.queueing.run(TENANT, RunRequest("tumours"), "ann")
+
+
 async def test_whoever_puts_a_pipeline_does_not_wait_for_a_silent_ingest(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
