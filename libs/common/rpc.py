@@ -151,7 +151,9 @@ class _GuardInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method.lstrip("/")
-        if handler is None or method.startswith("grpc."):
+        if cast("Any", handler) is None:
+            return _unknown(method)
+        if method.startswith("grpc."):
             # Health and reflection are gRPC's own, and open.
             return handler
         metadata = {
@@ -160,6 +162,17 @@ class _GuardInterceptor(grpc.aio.ServerInterceptor):
             if isinstance(value, str)
         }
         return _guarded(handler, self._guard, method, metadata)
+
+
+def _unknown(method: str) -> grpc.RpcMethodHandler:
+    async def refuse(_: Any, context: Any) -> None:
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"There is no {method} here. gRPC reflection lists the methods that there are.",
+        )
+
+    # On the wire a single message is a stream of one, so this answers every form of call.
+    return cast("grpc.RpcMethodHandler", grpc.stream_stream_rpc_method_handler(cast("Any", refuse)))
 
 
 def _guarded(handler: Any, guard: Guard, method: str, metadata: Metadata) -> grpc.RpcMethodHandler:

@@ -109,6 +109,17 @@ async def test_a_fault_of_ours_leaks_nothing(
     assert error.which == f"{span.context.trace_id:032x}", "The operators find it by its trace."
 
 
+async def test_a_method_of_no_service_here_is_named_to_every_form_of_call(running: Running) -> None:
+    method = "inference.GRPCInferenceService/ModelConfig"
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        one, many = channel.unary_unary(f"/{method}"), channel.unary_stream(f"/{method}")
+        for call in (one(b""), anext(aiter(many(b"")))):
+            with pytest.raises(grpc.aio.AioRpcError, match=f"There is no {method} here") as refusal:
+                await call
+            assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert "reflection lists" in (refusal.value.details() or "")
+
+
 # The guard's order.
 
 

@@ -15,7 +15,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from libs.common.errors import BasaltError, DependencyError, LimitError
 from libs.common.peers import set_time_left
 from libs.common.rpc import MESSAGE_BYTES_MAX, Peers, translated
-from tests.support.echo import EchoStub, Running, running_echo
+from tests.support.echo import NAME, EchoStub, Running, running_echo
 
 HELLO = StringValue(value="hello")
 
@@ -107,4 +107,4 @@ async def test_a_message_that_is_too_large_is_refused_by_its_limit(running: Runn
 async def test_a_method_that_does_not_exist_says_so(running: Running) -> None:
     error = await refused(running.stub().Unknown(HELLO))
 
-    assert "Method not found" in error.what
+    assert f"There is no {NAME}/Unknown here." in error.what
