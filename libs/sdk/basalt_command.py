@@ -1,0 +1,24 @@
+"""Where the command begins: a Ctrl-C is quiet from here on, before the rest is imported."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Runs the command line; the same statuses as `basalt.cli.main`."""
+    handler = signal.getsignal(signal.SIGINT)
+    # Whoever started us may ignore it, as a shell does for what runs in the background.
+    if handler is signal.default_int_handler:
+        # Raised within an import, KeyboardInterrupt may be printed where nobody can catch it.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    from basalt.cli import main as run
+
+    try:
+        signal.signal(signal.SIGINT, handler)
+        run()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
