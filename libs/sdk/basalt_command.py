@@ -15,8 +15,14 @@ def main() -> None:
     if handler is signal.default_int_handler:
         # Raised within an import, KeyboardInterrupt may be printed where nobody can catch it.
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    # What gRPC logs of a failed connection is in the error too. It looks when it is imported only,
+    # so that what `basalt up` starts logs as before.
+    chosen = "GRPC_VERBOSITY" in os.environ
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from basalt.cli import main as run
 
+    if not chosen:
+        del os.environ["GRPC_VERBOSITY"]
     try:
         signal.signal(signal.SIGINT, handler)
         run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -52,6 +53,7 @@ SEND_TIMEOUT_S = 600.0
 RETRY_S = 0.1
 RETRY_S_MAX = 2.0
 RENEW_S_MAX = 5.0
+AUTHORITY = "Give the PEM file of the authority that the door's certificate is from."
 
 JOB_ENDS = frozenset(
     {
@@ -96,6 +98,7 @@ class AsyncClient:
     ) -> None:
         target = session.target(endpoint, token, tls_ca)
         self.endpoint = _checked(target.endpoint)
+        _refuse_odd(target.token, "token" if token is not None or target.login else "BASALT_TOKEN")
         self.timeout_s = timeout_s
         self.unreachable_s = timeout_s if unreachable_s is None else unreachable_s
         self._credentials = Credentials(target)
@@ -350,6 +353,17 @@ def _checked(endpoint: str) -> str:
     )
 
 
+def _refuse_odd(token: str, which: str) -> None:
+    # The error shows the one character, and never the token.
+    odd = next((character for character in token if not "!" <= character <= "~"), None)
+    if odd is not None:
+        raise InvalidInputError(
+            f"The token in {which} has the character {odd!a}, which no token has.",
+            which=which,
+            next_step="Give it as it was issued: one word, without blanks or a line's end.",
+        )
+
+
 def _channel(endpoint: str, tls_ca: str) -> grpc.aio.Channel:
     options = [
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -361,12 +375,19 @@ def _channel(endpoint: str, tls_ca: str) -> grpc.aio.Channel:
     ]
     if not tls_ca:
         return grpc.aio.insecure_channel(endpoint, options)
+    credentials = grpc.ssl_channel_credentials(_authority(tls_ca))
+    return grpc.aio.secure_channel(endpoint, credentials, options)
+
+
+def _authority(file: str) -> bytes:
     try:
-        authority = Path(tls_ca).read_bytes()
+        authority = Path(file).read_bytes()
+        # gRPC would find out at each try to connect, and say so in its own log only.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError as error:
+        what = f"The authority's certificate {file} is empty or not in PEM."
+        raise InvalidInputError(what, which="tls_ca", next_step=AUTHORITY) from error
     except OSError as error:
-        raise InvalidInputError(
-            f"The authority's certificate {tls_ca} cannot be read: {error.strerror}.",
-            which="tls_ca",
-            next_step="Give the PEM file of the authority that the door's certificate is from.",
-        ) from error
-    return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(authority), options)
+        what = f"The authority's certificate {file} cannot be read: {error.strerror}."
+        raise InvalidInputError(what, which="tls_ca", next_step=AUTHORITY) from error
+    return authority

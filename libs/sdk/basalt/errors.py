@@ -115,7 +115,7 @@ def _told(call: AioRpcError, code: str) -> BasaltError | None:
     return None
 
 
-def _unreachable(details: str, address: str) -> UnreachableError:
+def _unreachable(details: str, address: str) -> BasaltError:
     lower = details.lower()
     if lower.startswith(NO_SUCH_HOST):
         host = address.rpartition(":")[0]
@@ -123,6 +123,15 @@ def _unreachable(details: str, address: str) -> UnreachableError:
             f"There is no host {host!r}.",
             which=address,
             next_step="Correct the address: --endpoint, or BASALT_ENDPOINT.",
+        )
+    if "wrong_version_number" in lower:
+        # What answers is no door with TLS, and does not become one by waiting.
+        return BasaltError(
+            f"What answers at {address} does not seem to speak TLS.",
+            code="UNAVAILABLE",
+            which=address,
+            next_step="Leave out --tls-ca and BASALT_TLS_CA for a door without TLS,"
+            " or correct the address.",
         )
     if "ssl" in lower or "tls" in lower or "certificate" in lower:
         return UnreachableError(

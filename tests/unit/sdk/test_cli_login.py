@@ -8,6 +8,7 @@ import grpc
 from basalt.pb.basalt.v1 import inference_pb2, security_pb2
 from libs.common.errors import LimitError, UnauthenticatedError
 from tests.support.answering import Answering, RefusalError
+from tests.support.certificates import write_certificates
 from tests.support.terminal import failed, piped
 
 LIST = "basalt.v1.ModelService/ListModels"
@@ -97,3 +98,23 @@ def test_logout_ends_the_login_whatever_the_environment_says(server: Answering) 
     assert piped("login", *WHO, "--password", "right").status == 0
     assert piped("logout", BASALT_TOKEN="another").status == 0
     assert server.calls[-1].metadata["authorization"] == "Bearer the-token"
+
+
+def test_door_without_tls_is_told_at_once_and_without_the_log_of_grpc(
+    server: Answering, tmp_path: Path
+) -> None:
+    door = write_certificates(tmp_path / "door", ["door"])
+    said = failed("login", *WHO, "--password", "right", "--tls-ca", str(door / "ca.pem"))
+    assert said == (
+        f"Error: What answers at {server.address} does not seem to speak TLS.\n"
+        "Next: Leave out --tls-ca and BASALT_TLS_CA for a door without TLS, or correct the"
+        " address.\n"
+    )
+
+
+def test_token_of_the_environment_that_is_none(server: Answering) -> None:
+    assert failed("model", "list", BASALT_TOKEN="t\nx") == (
+        "Error: The token in BASALT_TOKEN has the character '\\n', which no token has.\n"
+        "Next: Give it as it was issued: one word, without blanks or a line's end.\n"
+    )
+    assert server.calls == []

@@ -121,5 +121,38 @@ def test_certificate_that_cannot_be_read(tmp_path: Path) -> None:
         basalt.connect("127.0.0.1:7080", tls_ca=tmp_path / "none.pem")
 
 
+@pytest.mark.parametrize("content", ["", "hello\n", "é"])
+def test_authority_that_is_no_certificate(tmp_path: Path, content: str) -> None:
+    (tmp_path / "ca.pem").write_text(content)
+    with pytest.raises(InvalidInputError, match=r"ca\.pem is empty or not in PEM\.") as raised:
+        basalt.connect("127.0.0.1:7080", tls_ca=tmp_path / "ca.pem")
+    assert "PEM file of the authority" in raised.value.next_step
+
+
+def test_door_without_tls_is_not_tried_again(tmp_path: Path) -> None:
+    door = write_certificates(tmp_path, ["door"])
+    with (
+        answering({METHOD: lambda *_: pb.ListModelsResponse()}) as server,
+        pytest.raises(BasaltError, match="does not seem to speak TLS") as raised,
+    ):
+        list_models(server.address, tls_ca=door / "ca.pem", timeout_s=30)
+    assert not raised.value.retryable
+    assert "--tls-ca" in raised.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"), [("ab\n", r"'\\n'"), ("a b", "' '"), ("é", r"'\\xe9'")]
+)
+def test_token_with_a_character_that_no_token_has(
+    monkeypatch: pytest.MonkeyPatch, token: str, shown: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=f"in token has the character {shown}"):
+        basalt.connect("127.0.0.1:7080", token=token)
+    monkeypatch.setenv("BASALT_TOKEN", token)
+    with pytest.raises(InvalidInputError, match="in BASALT_TOKEN has") as raised:
+        basalt.connect("127.0.0.1:7080")
+    assert raised.value.which == "BASALT_TOKEN"
+
+
 def test_closed_client_says_so() -> None:
     assert str(ClosedError()).startswith("This client is closed.")
