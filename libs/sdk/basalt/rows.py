@@ -21,7 +21,8 @@ def as_matrix(rows: Rows, features: Sequence[str]) -> Matrix:
     """The rows as float32 [rows, features], columns in the model's order.
 
     Columns that the model does not know are left out. Rows without names have one column a feature
-    in the model's order. Raises InvalidInputError, naming the feature and the row from 0.
+    in the model's order. True and False are 1 and 0, as in the training. Raises InvalidInputError,
+    naming the feature and the row from 0.
     """
     columns = _columns(rows)
     matrix = _by_name(columns, features) if columns is not None else _by_place(rows, features)
@@ -123,12 +124,16 @@ def _number(cell: Any, name: str, row: int) -> float:
 
 
 def _no_number(cell: Any, name: str, row: int) -> InvalidInputError:
-    missing = cell is None or str(cell).strip().lower() in ("", "nan")
-    shown = "nothing" if missing else f"{str(cell)[:40]!r}"
+    shown, wanted = repr(str(cell)[:40]), "which has to be a finite number"
+    next_step = "Give a number, as it was for the training; a boolean as 1 or 0."
+    if cell is None or str(cell).strip().lower() in ("", "nan"):
+        shown = "nothing"
+        next_step = "Fill what is missing before, as it was done for the training."
+    elif isinstance(cell, int | float | np.floating):
+        wanted = "which float32 does not hold"
+        next_step = f"Give a number up to {np.finfo(np.float32).max:.1e}, of either sign."
     return InvalidInputError(
-        f"Row {row} has {shown} for {name}, which has to be a finite number.",
-        which=name,
-        next_step="Fill what is missing before, as it was done for the training.",
+        f"Row {row} has {shown} for {name}, {wanted}.", which=name, next_step=next_step
     )
 
 

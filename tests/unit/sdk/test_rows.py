@@ -101,6 +101,31 @@ def test_what_is_no_row_is_refused_by_name(rows: Any, which: str, what: str) -> 
     assert raised.value.code == "INVALID_ARGUMENT"
 
 
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (None, "Fill what is missing"),
+        (math.nan, "Fill what is missing"),
+        ("abc", "Give a number, as it was"),
+        (datetime.date(2026, 1, 1), "Give a number, as it was"),
+        (1e300, "Give a number up to 3.4e+38"),
+        ("1e300", "Give a number up to"),
+        (10**400, "Give a number up to"),
+        (math.inf, "Give a number up to"),
+        ("[5.1]", "Give a number, as it was"),
+    ],
+)
+def test_advice_is_for_what_is_wrong(value: Any, advice: str) -> None:
+    with pytest.raises(InvalidInputError) as raised:
+        as_matrix([{**DICTS[0], "dose": "1"}, {**DICTS[1], "dose": value}], FEATURES)
+    assert advice in raised.value.next_step
+
+
+def test_booleans_are_one_and_zero() -> None:
+    flags = [{**DICTS[0], "dose": True}, {**DICTS[1], "dose": False}]
+    assert as_matrix(flags, FEATURES)[:, 1].tolist() == [1.0, 0.0]
+
+
 def test_long_values_are_cut_in_messages() -> None:
     with pytest.raises(InvalidInputError) as raised:
         as_matrix([{**DICTS[0], "dose": "x" * 10_000}], FEATURES)
