@@ -272,6 +272,11 @@ def test_export_that_is_none(tmp_path: Path) -> None:
     export = tmp_path / "audit.jsonl"
     export.write_text('{"sequence": 1, "tenant": "acme"}\nnonsense\n')
     assert f"Line 2 of {export} is no audit record" in failed("audit", "verify", str(export))
+    export.write_text("")
+    assert failed("audit", "verify", str(export)) == (
+        f"Error: {export} is empty: there is no record to verify.\n"
+        "Next: Give a file that `basalt audit export` wrote.\n"
+    )
     export.write_text('{"sequence": "1", "tenant": "acme", "hash": "00"}\n')
     assert "Record 1: its content is not what its hash says." in failed(
         "audit", "verify", str(export)

@@ -133,11 +133,12 @@ def show_drift(report: pb.DriftReport) -> None:
             for f in shown
         ),
     )
-    for f in filter(_by_chance, shown):
-        say(
-            f"{CHANCE} {f.feature}: {f.statistic} is above its limit, but not significant at"
-            f" {report.live_rows} rows (p = {f.p_value:.2g})."
-        )
+    unsure = [f for f in shown if _by_chance(f)]
+    for f in unsure:
+        chance = f"which may be chance (p = {f.p_value:.2g})"
+        say(f"{CHANCE} {f.feature}: {f.statistic} is above its limit, {chance}.")
+    if unsure:
+        say("Drift needs p ≤ 0.0001 (BASALT_DRIFT_ALPHA), as many columns are compared.")
 
 
 def _by_chance(feature: pb.FeatureDrift) -> bool:
@@ -288,6 +289,12 @@ def verify_audit(
     """
     if file is not None:
         records = list(_exported(file))
+        if not records:
+            raise InvalidInputError(
+                f"{file} is empty: there is no record to verify.",
+                which=str(file),
+                next_step="Give a file that `basalt audit export` wrote.",
+            )
     else:
         with platform() as client:
             records = list(_chain(client))
