@@ -1,11 +1,21 @@
-"""Ctrl-C while a command is still starting: it ends with 130, and without a word."""
+"""Ctrl-C while a command starts, at a question, and in a terminal: always 130, never a fault."""
 
+import asyncio
+import os
+import pty
+import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 
 import pytest
 
+from basalt.pb.basalt.v1 import trainer_pb2
+from tests.support.answering import Answering
 from tests.support.terminal import COMMAND, environment
+
+LOG = "basalt.v1.TrainerService/FollowJobLog"
+WORDS = [f"measurement-{number}" for number in range(40)]
 
 # Begins the command and gets the signal where a given module is about to be imported.
 AT_IMPORT = """
@@ -34,3 +44,61 @@ def test_ctrl_c_among_the_imports_is_quiet(module: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def interrupted(*arguments: str, once: str) -> tuple[int, str]:
+    """The status, and what a terminal shows, of a command that gets a Ctrl-C once it shows that."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment({"COLUMNS": "80", "TERM": "dumb"}),
+        start_new_session=True,
+    ) as command:
+        os.close(theirs)
+        shown, sent = b"", False
+        try:
+            while part := os.read(ours, 4_096):
+                shown += part
+                if not sent and once.encode() in shown:
+                    command.send_signal(signal.SIGINT)
+                    sent = True
+        except OSError:
+            pass  # Linux ends a terminal that nobody holds any more with EIO.
+        finally:
+            os.close(ours)
+        return command.wait(60), shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "question"),
+    [
+        (("login",), "Tenant"),
+        (("login", "--tenant", "acme", "--name", "ann"), "Password"),
+        (("down", "--purge"), "Remove all data"),
+    ],
+)
+def test_ctrl_c_at_a_question_ends_as_anywhere(
+    server: Answering, arguments: tuple[str, ...], question: str
+) -> None:
+    status, shown = interrupted(*arguments, once=question)
+    assert status == 130
+    assert "Aborted" not in shown
+
+
+def test_log_in_a_terminal_keeps_words_whole_and_ends_on_a_line_of_its_own(
+    server: Answering,
+) -> None:
+    async def endless(*_: object) -> AsyncIterator[trainer_pb2.FollowJobLogResponse]:
+        yield trainer_pb2.FollowJobLogResponse(line=" ".join(WORDS))
+        await asyncio.Event().wait()
+
+    server.handlers[LOG] = endless
+    status, shown = interrupted("train", "log", "j1", once=WORDS[-1])
+    assert status == 130
+    log, _, notice = shown.partition("\n\nCtrl-C ends the watching, not the job j1.\n")
+    assert notice
+    assert log.split() == WORDS
+    assert max(map(len, log.splitlines())) <= 80

@@ -1,13 +1,14 @@
 """`basalt status` of a platform that does not tell: what it shows, says and exits with agree."""
 
 import json
+import os
 from collections.abc import Iterator
 
 import grpc
 import pytest
 
 from basalt.cli import local
-from basalt.pb.basalt.v1 import health_pb2
+from basalt.pb.basalt.v1 import health_pb2, monitoring_pb2
 from tests.support.answering import Answering, RefusalError, answering
 from tests.support.terminal import piped
 from tools.servers.ports import free_ports
@@ -60,3 +61,11 @@ def test_monitoring_that_is_silent_is_what_is_wrong_when_nothing_else_is(server:
         ("monitoring", "It did not answer in time."),
         ("door", ""),
     ]
+
+
+def test_logs_are_where_it_says(server: Answering) -> None:
+    down = monitoring_pb2.GetPlatformHealthResponse(state=health_pb2.HEALTH_STATE_NOT_SERVING)
+    server.handlers[HEALTH] = lambda *_: down
+    shown = piped("status", BASALT_TOKEN="t")
+    assert shown.status == 1
+    assert f"logs: {os.environ['BASALT_HOME']}/logs.\n" in shown.complaint

@@ -9,7 +9,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -135,10 +136,29 @@ def asked(
 ) -> str:
     """What somebody types. Raises InvalidInputError where nobody can be asked."""
     require_terminal(f"{question} is needed", option, f"Give it with {option}.")
-    answer: str = typer.prompt(
-        question, default=default, hide_input=secret, confirmation_prompt=twice
-    )
+    with question_open():
+        answer: str = typer.prompt(
+            question, default=default, hide_input=secret, confirmation_prompt=twice
+        )
     return answer
+
+
+@contextmanager
+def question_open() -> Iterator[None]:
+    """Ctrl-C at a question of typer's ends the command as it does anywhere else."""
+    try:
+        yield
+    except typer.Abort as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        fresh_line()
+        raise KeyboardInterrupt from None
+
+
+def fresh_line() -> None:
+    """Below the ^C that a terminal shows."""
+    if errors.is_terminal:
+        errors.print()
 
 
 def listed(
@@ -181,10 +201,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) ->
             if number < len(cells):
                 console.print()
         return
+    # Above the table, as rich would fold it to the width of a narrow one.
+    console.print(text(title), style="bold")
     shown = Table(
-        title=text(title),
-        title_justify="left",
-        title_style="bold",
         header_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

@@ -16,6 +16,7 @@ from basalt.cli.output import (
     as_json,
     complain,
     done,
+    question_open,
     require_terminal,
     say,
     table,
@@ -95,7 +96,8 @@ def down(
             "--purge",
             "Add --yes to remove all data, models, keys and the audit log for good.",
         )
-        typer.confirm("Remove all data, models, keys and the audit log for good?", abort=True)
+        with question_open():
+            typer.confirm("Remove all data, models, keys and the audit log for good?", abort=True)
     try:
         ended = stop(home, purge=purge)
     except ServerError as error:
@@ -146,7 +148,7 @@ def status(json: Json = False) -> None:
         if not json:
             complain(
                 "Not everything serves.",
-                f"See what is wrong above; logs: {session.installation()}.",
+                f"See what is wrong above; logs: {session.installation() / 'logs'}.",
             )
         raise typer.Exit(1)
     if not json:

@@ -20,6 +20,7 @@ from basalt.cli.output import (
     console,
     done,
     fields,
+    fresh_line,
     listed,
     measured,
     note,
@@ -123,6 +124,7 @@ def _watching(job: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        fresh_line()
         note(
             f"Ctrl-C ends the watching, not the job {job}.\n"
             f"Next: Watch it again with `basalt train log {job}`,"
@@ -229,7 +231,8 @@ def follow_log(job: str, json: Json = False) -> None:
                 as_json(answer)
             else:
                 line = Text.assemble((f"{when(answer.at)} ", "dim"), plain(answer.line))
-                console.print(line, soft_wrap=True)
+                # A terminal would break words; a program gets whole lines.
+                console.print(line, soft_wrap=not console.is_terminal)
 
 
 @train.command("cancel")
