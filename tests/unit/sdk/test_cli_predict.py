@@ -13,7 +13,7 @@ import pytest
 from basalt.pb.basalt.v1 import inference_pb2 as pb
 from basalt.pb.inference import grpc_inference_service_pb2 as oip
 from tests.support.answering import Answering, answering
-from tests.support.terminal import piped
+from tests.support.terminal import in_terminal, piped
 
 VERSION = "basalt.v1.ModelService/GetModelVersion"
 INFER = "inference.GRPCInferenceService/ModelInfer"
@@ -66,6 +66,17 @@ def test_every_form_gives_the_same_rows(server: Answering, tmp_path: Path) -> No
         assert labels("-", (tmp_path / name).read_bytes()) == ["41", "61"]
 
 
+def test_model_that_answered_is_named(server: Answering, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("age,dose\n41,1\n")
+    shown = piped("predict", "tumour", str(rows), "--version", "1")
+    assert shown.complaint.startswith("tumour version 1 (")
+    assert shown.output.split() == ["row", "label", "probability", "0", "41"]
+    seen = in_terminal("predict", "tumour", str(rows), "--version", "1", TERM="dumb").output
+    assert "tumour version 1 (" in seen.splitlines()[0]
+    assert seen.splitlines()[0].endswith(")")
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -89,6 +100,8 @@ def test_parquet_that_is_none(server: Answering, tmp_path: Path) -> None:
     said = complaint(rows)
     assert f"{rows} is not Parquet: " in said
     assert said.endswith(NEXT)
+    rows.write_bytes(b"")
+    assert complaint(rows) == f"Error: {rows} is empty.\n{NEXT}"
     polars.DataFrame({"age": [], "dose": []}).write_parquet(rows)
     assert complaint(rows) == f"Error: {rows} holds no rows.\n{NEXT}"
 

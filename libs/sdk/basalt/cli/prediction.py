@@ -13,7 +13,7 @@ import typer
 
 from basalt.cli.client import platform
 from basalt.cli.data import format_of
-from basalt.cli.output import Json, as_json, read_text, say, short, table
+from basalt.cli.output import Json, as_json, console, note, read_text, say, short, table
 from basalt.errors import InvalidInputError
 from basalt.pb.basalt.v1 import ingest_pb2
 from basalt.prediction import Prediction
@@ -58,8 +58,11 @@ def predict(
             }
         )
         return
+    source = f"{answer.model} version {answer.model_version} ({short(answer.manifest_sha256)})"
+    if not console.is_terminal:
+        note(source)
     table(
-        f"{answer.model} version {answer.model_version} ({short(answer.manifest_sha256)})",
+        source,
         ("row", "label", "probability"),
         (
             (
@@ -106,9 +109,8 @@ def _parquet_rows(path: Path) -> DataFrame:
         try:
             return polars.read_parquet(file)
         except polars.exceptions.PolarsError as error:
-            raise InvalidInputError(
-                f"{path} is not Parquet: {error}.", which=str(path), next_step=FORM
-            ) from error
+            why = f"not Parquet: {error}" if path.stat().st_size else "empty"
+            raise InvalidInputError(f"{path} is {why}.", which=str(path), next_step=FORM) from error
 
 
 def _json_rows(path: Path, content: str) -> list[dict[str, Any]]:
