@@ -83,6 +83,7 @@ class DriftReport(BaseModel):
     live_rows: int
     reference_rows: int
     comparisons: tuple[Comparison, ...] = ()
+    alpha: float = 0.0
     problem: str = ""
 
     @property

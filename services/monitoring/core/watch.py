@@ -181,6 +181,7 @@ class DriftWatch:
             live_rows=rows,
             reference_rows=reference.rows,
             comparisons=comparisons,
+            alpha=self._limits.alpha,
             problem="" if comparisons else "The live rows hold no numbers to compare.",
         )
 

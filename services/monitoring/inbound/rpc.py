@@ -173,6 +173,7 @@ def _report(drift: DriftAnswer) -> pb.DriftReport:
         trace_id=drift.episode.trace_id if drift.episode else "",
         event_id=drift.episode.event_id if drift.episode else "",
         problem=report.problem,
+        alpha=report.alpha,
     )
     answer.at.FromDatetime(report.at)
     return answer

@@ -271,6 +271,7 @@ async def test_drift_is_seen_named_and_published_in_the_predictions_trace(
 
         seen = await eventually(drifted, 30)
         assert {each.feature for each in seen.features if each.drifted} == {FEATURES[0]}
+        assert seen.alpha == 0.0001
         assert seen.features[0].live_mean > seen.features[0].reference_mean + 0.5
 
         detected = await _event(kafka, DriftDetected, seen.event_id)

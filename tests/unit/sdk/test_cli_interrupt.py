@@ -1,8 +1,10 @@
 """Ctrl-C while a command starts, at a question, and in a terminal: always 130, never a fault."""
 
 import asyncio
+import contextlib
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from tests.support.answering import Answering
 from tests.support.terminal import COMMAND, environment
 
 LOG = "basalt.v1.TrainerService/FollowJobLog"
+READ_S, ENDED_S_MAX = 0.5, 60.0
 WORDS = [f"measurement-{number}" for number in range(40)]
 
 # Begins the command and gets the signal where a given module is about to be imported.
@@ -47,29 +50,38 @@ def test_ctrl_c_among_the_imports_is_quiet(module: str) -> None:
 
 
 def interrupted(*arguments: str, once: str) -> tuple[int, str]:
-    """The status, and what a terminal shows, of a command that gets a Ctrl-C once it shows that."""
+    """The status, and what a terminal shows, of a command that gets a Ctrl-C once it shows that.
+
+    As from somebody who has read it: Python does not notice a signal that comes in the moment
+    between its last look and the system call in which it then waits.
+    """
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
+    command = subprocess.Popen(
         [*COMMAND, *arguments],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         env=environment({"COLUMNS": "80", "TERM": "dumb"}),
         start_new_session=True,
-    ) as command:
-        os.close(theirs)
-        shown, sent = b"", False
-        try:
-            while part := os.read(ours, 4_096):
-                shown += part
-                if not sent and once.encode() in shown:
-                    command.send_signal(signal.SIGINT)
-                    sent = True
-        except OSError:
-            pass  # Linux ends a terminal that nobody holds any more with EIO.
-        finally:
-            os.close(ours)
-        return command.wait(60), shown.decode().replace("\r\n", "\n")
+    )
+    os.close(theirs)
+    shown, sent = b"", False
+    try:
+        with contextlib.suppress(OSError):  # Linux ends a terminal that nobody holds with EIO.
+            while True:
+                asks = once.encode() in shown and not sent
+                readable, _, _ = select.select([ours], [], [], READ_S if asks else ENDED_S_MAX)
+                if readable:
+                    shown += os.read(ours, 4_096)
+                    continue
+                assert asks, shown
+                command.send_signal(signal.SIGINT)
+                sent = True
+        return command.wait(ENDED_S_MAX), shown.decode().replace("\r\n", "\n")
+    finally:
+        os.close(ours)
+        command.kill()
+        command.wait()
 
 
 @pytest.mark.parametrize(

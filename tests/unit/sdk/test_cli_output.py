@@ -144,7 +144,7 @@ def test_traces_are_told_apart_in_a_narrow_terminal(server: Answering) -> None:
 def drift_report(*names: str) -> monitoring_pb2.GetDriftReportResponse:
     """Of each name one feature that drifted and one above its limit by chance; and a calm one."""
     answer = monitoring_pb2.GetDriftReportResponse()
-    answer.report.live_rows = 200
+    answer.report.live_rows, answer.report.alpha = 200, 0.001
     for name in names:
         for number, value, p_value, drifted in ((1, 0.375, 1e-9, True), (2, 0.184, 0.0123, False)):
             answer.report.features.add(
@@ -173,7 +173,7 @@ def test_drift_that_is_chance_is_no_tick_and_explained(server: Answering) -> Non
     }
     assert shown.endswith(
         "~ mean_texture_2: ks is above its limit, which may be chance (p = 0.012).\n"
-        "Drift needs p ≤ 0.0001 (BASALT_DRIFT_ALPHA), as many columns are compared.\n"
+        "Drift needs p ≤ 0.001; p is multiplied by the number of comparisons.\n"
     )
 
 

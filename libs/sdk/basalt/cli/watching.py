@@ -138,7 +138,7 @@ def show_drift(report: pb.DriftReport) -> None:
         chance = f"which may be chance (p = {f.p_value:.2g})"
         say(f"{CHANCE} {f.feature}: {f.statistic} is above its limit, {chance}.")
     if unsure:
-        say("Drift needs p ≤ 0.0001 (BASALT_DRIFT_ALPHA), as many columns are compared.")
+        say(f"Drift needs p ≤ {report.alpha:g}; p is multiplied by the number of comparisons.")
 
 
 def _by_chance(feature: pb.FeatureDrift) -> bool:

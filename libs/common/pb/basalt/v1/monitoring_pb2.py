@@ -27,7 +27,7 @@ from libs.common.pb.basalt.v1 import health_pb2 as basalt_dot_v1_dot_health__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61salt/v1/monitoring.proto\x12\tbasalt.v1\x1a\x16\x62\x61salt/v1/common.proto\x1a\x16\x62\x61salt/v1/health.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1a\n\x18GetPlatformHealthRequest\"r\n\x19GetPlatformHealthResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.basalt.v1.HealthState\x12.\n\ncomponents\x18\x02 \x03(\x0b\x32\x1a.basalt.v1.ComponentHealth\"\x95\x03\n\x0eServingMetrics\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08requests\x18\x03 \x01(\x03\x12\x43\n\x0e\x65rrors_by_code\x18\x04 \x03(\x0b\x32+.basalt.v1.ServingMetrics.ErrorsByCodeEntry\x12\x1b\n\x13requests_per_second\x18\x05 \x01(\x01\x12\x16\n\x0elatency_ms_p50\x18\x06 \x01(\x01\x12\x16\n\x0elatency_ms_p95\x18\x07 \x01(\x01\x12\x16\n\x0elatency_ms_p99\x18\x08 \x01(\x01\x12)\n\x05since\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04rows\x18\n \x01(\x03\x12\x17\n\x0frows_per_second\x18\x0b \x01(\x01\x12\x12\n\nerror_rate\x18\x0c \x01(\x01\x12\x0c\n\x04load\x18\r \x01(\x01\x1a\x33\n\x11\x45rrorsByCodeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\";\n\x18GetServingMetricsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08window_s\x18\x02 \x01(\x05\"G\n\x19GetServingMetricsResponse\x12*\n\x07metrics\x18\x01 \x03(\x0b\x32\x19.basalt.v1.ServingMetrics\"\x9d\x01\n\x0c\x46\x65\x61tureDrift\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\x11\n\tstatistic\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\r\n\x05limit\x18\x04 \x01(\x01\x12\x0f\n\x07p_value\x18\x05 \x01(\x01\x12\x0f\n\x07\x64rifted\x18\x06 \x01(\x08\x12\x16\n\x0ereference_mean\x18\x07 \x01(\x01\x12\x11\n\tlive_mean\x18\x08 \x01(\x01\"\xf1\x01\n\x0b\x44riftReport\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07\x64rifted\x18\x03 \x01(\x08\x12)\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x17.basalt.v1.FeatureDrift\x12\x11\n\tlive_rows\x18\x05 \x01(\x03\x12\x16\n\x0ereference_rows\x18\x06 \x01(\x03\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08trace_id\x18\x08 \x01(\t\x12\x10\n\x08\x65vent_id\x18\t \x01(\t\x12\x0f\n\x07problem\x18\n \x01(\t\"7\n\x15GetDriftReportRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"@\n\x16GetDriftReportResponse\x12&\n\x06report\x18\x01 \x01(\x0b\x32\x16.basalt.v1.DriftReport\"\x8f\x01\n\x05\x41lert\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08severity\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12&\n\x02\x61t\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08trace_id\x18\x07 \x01(\t\"9\n\x11ListAlertsRequest\x12$\n\x04page\x18\x01 \x01(\x0b\x32\x16.basalt.v1.PageRequest\"O\n\x12ListAlertsResponse\x12 \n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x10.basalt.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xdd\x02\n\x04Span\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x0f\n\x07span_id\x18\x02 \x01(\t\x12\x16\n\x0eparent_span_id\x18\x03 \x01(\t\x12\x0f\n\x07service\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0c\n\x04kind\x18\x06 \x01(\t\x12.\n\nstarted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64uration_ms\x18\x08 \x01(\x01\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x08\x12\x16\n\x0estatus_message\x18\n \x01(\t\x12\x33\n\nattributes\x18\x0b \x03(\x0b\x32\x1f.basalt.v1.Span.AttributesEntry\x12\x18\n\x10linked_trace_ids\x18\x0c \x03(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\x0fGetTraceRequest\x12\x10\n\x08trace_id\x18\x01 \x01(\t\"2\n\x10GetTraceResponse\x12\x1e\n\x05spans\x18\x01 \x03(\x0b\x32\x0f.basalt.v1.Span\"\x92\x01\n\x0cTraceSummary\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\r\n\x05spans\x18\x03 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64uration_ms\x18\x06 \x01(\x01\"9\n\x11ListTracesRequest\x12$\n\x04page\x18\x01 \x01(\x0b\x32\x16.basalt.v1.PageRequest\"V\n\x12ListTracesResponse\x12\'\n\x06traces\x18\x01 \x03(\x0b\x32\x17.basalt.v1.TraceSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb6\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\x05\x12\x0c\n\x04\x62ody\x18\x06 \x01(\x0c\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replayed\x18\x08 \x01(\x08\x12\x12\n\nsize_bytes\x18\t \x01(\x03\"M\n\x16ListDeadLettersRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12$\n\x04page\x18\x02 \x01(\x0b\x32\x16.basalt.v1.PageRequest\"Z\n\x17ListDeadLettersResponse\x12&\n\x07letters\x18\x01 \x03(\x0b\x32\x15.basalt.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x17ReplayDeadLetterRequest\x12\n\n\x02id\x18\x01 \x01(\t\"[\n\x18ReplayDeadLetterResponse\x12%\n\x06letter\x18\x01 \x01(\x0b\x32\x15.basalt.v1.DeadLetter\x12\x18\n\x10\x61lready_replayed\x18\x02 \x01(\x08\x32\xbc\x05\n\x11MonitoringService\x12^\n\x11GetPlatformHealth\x12#.basalt.v1.GetPlatformHealthRequest\x1a$.basalt.v1.GetPlatformHealthResponse\x12^\n\x11GetServingMetrics\x12#.basalt.v1.GetServingMetricsRequest\x1a$.basalt.v1.GetServingMetricsResponse\x12U\n\x0eGetDriftReport\x12 .basalt.v1.GetDriftReportRequest\x1a!.basalt.v1.GetDriftReportResponse\x12I\n\nListAlerts\x12\x1c.basalt.v1.ListAlertsRequest\x1a\x1d.basalt.v1.ListAlertsResponse\x12\x43\n\x08GetTrace\x12\x1a.basalt.v1.GetTraceRequest\x1a\x1b.basalt.v1.GetTraceResponse\x12I\n\nListTraces\x12\x1c.basalt.v1.ListTracesRequest\x1a\x1d.basalt.v1.ListTracesResponse\x12X\n\x0fListDeadLetters\x12!.basalt.v1.ListDeadLettersRequest\x1a\".basalt.v1.ListDeadLettersResponse\x12[\n\x10ReplayDeadLetter\x12\".basalt.v1.ReplayDeadLetterRequest\x1a#.basalt.v1.ReplayDeadLetterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61salt/v1/monitoring.proto\x12\tbasalt.v1\x1a\x16\x62\x61salt/v1/common.proto\x1a\x16\x62\x61salt/v1/health.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1a\n\x18GetPlatformHealthRequest\"r\n\x19GetPlatformHealthResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.basalt.v1.HealthState\x12.\n\ncomponents\x18\x02 \x03(\x0b\x32\x1a.basalt.v1.ComponentHealth\"\x95\x03\n\x0eServingMetrics\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08requests\x18\x03 \x01(\x03\x12\x43\n\x0e\x65rrors_by_code\x18\x04 \x03(\x0b\x32+.basalt.v1.ServingMetrics.ErrorsByCodeEntry\x12\x1b\n\x13requests_per_second\x18\x05 \x01(\x01\x12\x16\n\x0elatency_ms_p50\x18\x06 \x01(\x01\x12\x16\n\x0elatency_ms_p95\x18\x07 \x01(\x01\x12\x16\n\x0elatency_ms_p99\x18\x08 \x01(\x01\x12)\n\x05since\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04rows\x18\n \x01(\x03\x12\x17\n\x0frows_per_second\x18\x0b \x01(\x01\x12\x12\n\nerror_rate\x18\x0c \x01(\x01\x12\x0c\n\x04load\x18\r \x01(\x01\x1a\x33\n\x11\x45rrorsByCodeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\";\n\x18GetServingMetricsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08window_s\x18\x02 \x01(\x05\"G\n\x19GetServingMetricsResponse\x12*\n\x07metrics\x18\x01 \x03(\x0b\x32\x19.basalt.v1.ServingMetrics\"\x9d\x01\n\x0c\x46\x65\x61tureDrift\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\x11\n\tstatistic\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\r\n\x05limit\x18\x04 \x01(\x01\x12\x0f\n\x07p_value\x18\x05 \x01(\x01\x12\x0f\n\x07\x64rifted\x18\x06 \x01(\x08\x12\x16\n\x0ereference_mean\x18\x07 \x01(\x01\x12\x11\n\tlive_mean\x18\x08 \x01(\x01\"\x80\x02\n\x0b\x44riftReport\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07\x64rifted\x18\x03 \x01(\x08\x12)\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x17.basalt.v1.FeatureDrift\x12\x11\n\tlive_rows\x18\x05 \x01(\x03\x12\x16\n\x0ereference_rows\x18\x06 \x01(\x03\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08trace_id\x18\x08 \x01(\t\x12\x10\n\x08\x65vent_id\x18\t \x01(\t\x12\x0f\n\x07problem\x18\n \x01(\t\x12\r\n\x05\x61lpha\x18\x0b \x01(\x01\"7\n\x15GetDriftReportRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"@\n\x16GetDriftReportResponse\x12&\n\x06report\x18\x01 \x01(\x0b\x32\x16.basalt.v1.DriftReport\"\x8f\x01\n\x05\x41lert\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08severity\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12&\n\x02\x61t\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08trace_id\x18\x07 \x01(\t\"9\n\x11ListAlertsRequest\x12$\n\x04page\x18\x01 \x01(\x0b\x32\x16.basalt.v1.PageRequest\"O\n\x12ListAlertsResponse\x12 \n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x10.basalt.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xdd\x02\n\x04Span\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x0f\n\x07span_id\x18\x02 \x01(\t\x12\x16\n\x0eparent_span_id\x18\x03 \x01(\t\x12\x0f\n\x07service\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0c\n\x04kind\x18\x06 \x01(\t\x12.\n\nstarted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64uration_ms\x18\x08 \x01(\x01\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x08\x12\x16\n\x0estatus_message\x18\n \x01(\t\x12\x33\n\nattributes\x18\x0b \x03(\x0b\x32\x1f.basalt.v1.Span.AttributesEntry\x12\x18\n\x10linked_trace_ids\x18\x0c \x03(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\x0fGetTraceRequest\x12\x10\n\x08trace_id\x18\x01 \x01(\t\"2\n\x10GetTraceResponse\x12\x1e\n\x05spans\x18\x01 \x03(\x0b\x32\x0f.basalt.v1.Span\"\x92\x01\n\x0cTraceSummary\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\r\n\x05spans\x18\x03 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64uration_ms\x18\x06 \x01(\x01\"9\n\x11ListTracesRequest\x12$\n\x04page\x18\x01 \x01(\x0b\x32\x16.basalt.v1.PageRequest\"V\n\x12ListTracesResponse\x12\'\n\x06traces\x18\x01 \x03(\x0b\x32\x17.basalt.v1.TraceSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb6\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\x05\x12\x0c\n\x04\x62ody\x18\x06 \x01(\x0c\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replayed\x18\x08 \x01(\x08\x12\x12\n\nsize_bytes\x18\t \x01(\x03\"M\n\x16ListDeadLettersRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12$\n\x04page\x18\x02 \x01(\x0b\x32\x16.basalt.v1.PageRequest\"Z\n\x17ListDeadLettersResponse\x12&\n\x07letters\x18\x01 \x03(\x0b\x32\x15.basalt.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x17ReplayDeadLetterRequest\x12\n\n\x02id\x18\x01 \x01(\t\"[\n\x18ReplayDeadLetterResponse\x12%\n\x06letter\x18\x01 \x01(\x0b\x32\x15.basalt.v1.DeadLetter\x12\x18\n\x10\x61lready_replayed\x18\x02 \x01(\x08\x32\xbc\x05\n\x11MonitoringService\x12^\n\x11GetPlatformHealth\x12#.basalt.v1.GetPlatformHealthRequest\x1a$.basalt.v1.GetPlatformHealthResponse\x12^\n\x11GetServingMetrics\x12#.basalt.v1.GetServingMetricsRequest\x1a$.basalt.v1.GetServingMetricsResponse\x12U\n\x0eGetDriftReport\x12 .basalt.v1.GetDriftReportRequest\x1a!.basalt.v1.GetDriftReportResponse\x12I\n\nListAlerts\x12\x1c.basalt.v1.ListAlertsRequest\x1a\x1d.basalt.v1.ListAlertsResponse\x12\x43\n\x08GetTrace\x12\x1a.basalt.v1.GetTraceRequest\x1a\x1b.basalt.v1.GetTraceResponse\x12I\n\nListTraces\x12\x1c.basalt.v1.ListTracesRequest\x1a\x1d.basalt.v1.ListTracesResponse\x12X\n\x0fListDeadLetters\x12!.basalt.v1.ListDeadLettersRequest\x1a\".basalt.v1.ListDeadLettersResponse\x12[\n\x10ReplayDeadLetter\x12\".basalt.v1.ReplayDeadLetterRequest\x1a#.basalt.v1.ReplayDeadLetterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,41 +53,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEATUREDRIFT']._serialized_start=809
   _globals['_FEATUREDRIFT']._serialized_end=966
   _globals['_DRIFTREPORT']._serialized_start=969
-  _globals['_DRIFTREPORT']._serialized_end=1210
-  _globals['_GETDRIFTREPORTREQUEST']._serialized_start=1212
-  _globals['_GETDRIFTREPORTREQUEST']._serialized_end=1267
-  _globals['_GETDRIFTREPORTRESPONSE']._serialized_start=1269
-  _globals['_GETDRIFTREPORTRESPONSE']._serialized_end=1333
-  _globals['_ALERT']._serialized_start=1336
-  _globals['_ALERT']._serialized_end=1479
-  _globals['_LISTALERTSREQUEST']._serialized_start=1481
-  _globals['_LISTALERTSREQUEST']._serialized_end=1538
-  _globals['_LISTALERTSRESPONSE']._serialized_start=1540
-  _globals['_LISTALERTSRESPONSE']._serialized_end=1619
-  _globals['_SPAN']._serialized_start=1622
-  _globals['_SPAN']._serialized_end=1971
-  _globals['_SPAN_ATTRIBUTESENTRY']._serialized_start=1922
-  _globals['_SPAN_ATTRIBUTESENTRY']._serialized_end=1971
-  _globals['_GETTRACEREQUEST']._serialized_start=1973
-  _globals['_GETTRACEREQUEST']._serialized_end=2008
-  _globals['_GETTRACERESPONSE']._serialized_start=2010
-  _globals['_GETTRACERESPONSE']._serialized_end=2060
-  _globals['_TRACESUMMARY']._serialized_start=2063
-  _globals['_TRACESUMMARY']._serialized_end=2209
-  _globals['_LISTTRACESREQUEST']._serialized_start=2211
-  _globals['_LISTTRACESREQUEST']._serialized_end=2268
-  _globals['_LISTTRACESRESPONSE']._serialized_start=2270
-  _globals['_LISTTRACESRESPONSE']._serialized_end=2356
-  _globals['_DEADLETTER']._serialized_start=2359
-  _globals['_DEADLETTER']._serialized_end=2541
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=2543
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=2620
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=2622
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=2712
-  _globals['_REPLAYDEADLETTERREQUEST']._serialized_start=2714
-  _globals['_REPLAYDEADLETTERREQUEST']._serialized_end=2751
-  _globals['_REPLAYDEADLETTERRESPONSE']._serialized_start=2753
-  _globals['_REPLAYDEADLETTERRESPONSE']._serialized_end=2844
-  _globals['_MONITORINGSERVICE']._serialized_start=2847
-  _globals['_MONITORINGSERVICE']._serialized_end=3547
+  _globals['_DRIFTREPORT']._serialized_end=1225
+  _globals['_GETDRIFTREPORTREQUEST']._serialized_start=1227
+  _globals['_GETDRIFTREPORTREQUEST']._serialized_end=1282
+  _globals['_GETDRIFTREPORTRESPONSE']._serialized_start=1284
+  _globals['_GETDRIFTREPORTRESPONSE']._serialized_end=1348
+  _globals['_ALERT']._serialized_start=1351
+  _globals['_ALERT']._serialized_end=1494
+  _globals['_LISTALERTSREQUEST']._serialized_start=1496
+  _globals['_LISTALERTSREQUEST']._serialized_end=1553
+  _globals['_LISTALERTSRESPONSE']._serialized_start=1555
+  _globals['_LISTALERTSRESPONSE']._serialized_end=1634
+  _globals['_SPAN']._serialized_start=1637
+  _globals['_SPAN']._serialized_end=1986
+  _globals['_SPAN_ATTRIBUTESENTRY']._serialized_start=1937
+  _globals['_SPAN_ATTRIBUTESENTRY']._serialized_end=1986
+  _globals['_GETTRACEREQUEST']._serialized_start=1988
+  _globals['_GETTRACEREQUEST']._serialized_end=2023
+  _globals['_GETTRACERESPONSE']._serialized_start=2025
+  _globals['_GETTRACERESPONSE']._serialized_end=2075
+  _globals['_TRACESUMMARY']._serialized_start=2078
+  _globals['_TRACESUMMARY']._serialized_end=2224
+  _globals['_LISTTRACESREQUEST']._serialized_start=2226
+  _globals['_LISTTRACESREQUEST']._serialized_end=2283
+  _globals['_LISTTRACESRESPONSE']._serialized_start=2285
+  _globals['_LISTTRACESRESPONSE']._serialized_end=2371
+  _globals['_DEADLETTER']._serialized_start=2374
+  _globals['_DEADLETTER']._serialized_end=2556
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=2558
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=2635
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=2637
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=2727
+  _globals['_REPLAYDEADLETTERREQUEST']._serialized_start=2729
+  _globals['_REPLAYDEADLETTERREQUEST']._serialized_end=2766
+  _globals['_REPLAYDEADLETTERRESPONSE']._serialized_start=2768
+  _globals['_REPLAYDEADLETTERRESPONSE']._serialized_end=2859
+  _globals['_MONITORINGSERVICE']._serialized_start=2862
+  _globals['_MONITORINGSERVICE']._serialized_end=3562
 # @@protoc_insertion_point(module_scope)

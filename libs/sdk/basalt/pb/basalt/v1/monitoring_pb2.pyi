@@ -95,7 +95,7 @@ class FeatureDrift(_message.Message):
     def __init__(self, feature: _Optional[str] = ..., statistic: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ..., p_value: _Optional[float] = ..., drifted: _Optional[bool] = ..., reference_mean: _Optional[float] = ..., live_mean: _Optional[float] = ...) -> None: ...
 
 class DriftReport(_message.Message):
-    __slots__ = ("model", "version", "drifted", "features", "live_rows", "reference_rows", "at", "trace_id", "event_id", "problem")
+    __slots__ = ("model", "version", "drifted", "features", "live_rows", "reference_rows", "at", "trace_id", "event_id", "problem", "alpha")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DRIFTED_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +106,7 @@ class DriftReport(_message.Message):
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     drifted: bool
@@ -116,7 +117,8 @@ class DriftReport(_message.Message):
     trace_id: str
     event_id: str
     problem: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., drifted: _Optional[bool] = ..., features: _Optional[_Iterable[_Union[FeatureDrift, _Mapping]]] = ..., live_rows: _Optional[int] = ..., reference_rows: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace_id: _Optional[str] = ..., event_id: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+    alpha: float
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., drifted: _Optional[bool] = ..., features: _Optional[_Iterable[_Union[FeatureDrift, _Mapping]]] = ..., live_rows: _Optional[int] = ..., reference_rows: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace_id: _Optional[str] = ..., event_id: _Optional[str] = ..., problem: _Optional[str] = ..., alpha: _Optional[float] = ...) -> None: ...
 
 class GetDriftReportRequest(_message.Message):
     __slots__ = ("model", "version")
