@@ -1,7 +1,7 @@
 """The data flow: one row a topic. Adding an event begins here; see CONTRIBUTING.md.
 
 upstream.<tenant>.<source>   CloudEvents of upstream systems; `ingest` creates one for each source
-<topic>.dlq                  what a consumer could not handle, for `basalt deadletter`
+<topic>.dlq                  what a consumer could not handle, for `basalt deadletter list`
 """
 
 from __future__ import annotations

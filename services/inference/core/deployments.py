@@ -146,13 +146,14 @@ def rollback_target(history: Sequence[Revision], to_revision: int = 0) -> Revisi
             raise NotFoundError(
                 f"{current.model} has no revision {to_revision} before {current.revision}.",
                 which=f"{current.model}/{to_revision}",
-                next_step=f"`basalt history --model {current.model}` lists them.",
+                next_step=f"`basalt history {current.model}` lists them.",
             )
         if not target.variants:
             raise PreconditionError(
                 f"Revision {to_revision} of {current.model} served nothing.",
                 which=f"{current.model}/{to_revision}",
-                next_step="Undeploy instead, or name another revision.",
+                next_step="Name another revision, or take the model out of service:"
+                f" `basalt deploy remove {current.model}`.",
             )
         return target
     suspect = current.variants[-1].version if current.variants else None
@@ -162,7 +163,8 @@ def rollback_target(history: Sequence[Revision], to_revision: int = 0) -> Revisi
     raise PreconditionError(
         f"{current.model} has no earlier revision that served something else.",
         which=current.model,
-        next_step="Deploy another signed version, or undeploy.",
+        next_step=f"Put another in service: `basalt deploy put {current.model} VERSION`; or take it"
+        f" out: `basalt deploy remove {current.model}`.",
     )
 
 
@@ -201,9 +203,20 @@ def require_signed(version: ModelVersion) -> None:
         raise PreconditionError(
             f"{version.label} is {version.stage}; only signed versions are deployed.",
             which=version.label,
-            next_step=f"`basalt model approve {version.model} {version.version}` asks for the "
-            "review that signs it, once its gates have passed.",
+            next_step=_towards_service(version),
         )
+
+
+def _towards_service(version: ModelVersion) -> str:
+    name = f"{version.model} {version.version}"
+    return {
+        Stage.CANDIDATE: "Its gates are being measured: try again shortly.",
+        Stage.REFUSED: f"`basalt model show {name}` says which gate refused it: train a better"
+        " one.",
+        Stage.GATED: f"Have a reviewer approve it, which signs it: `basalt model approve {name}`.",
+        Stage.REJECTED: f"It stays rejected: `basalt model versions {version.model}` says which"
+        " are signed.",
+    }.get(version.stage, "")
 
 
 def checked_weight(weight: int) -> int:
@@ -221,5 +234,5 @@ def never_deployed(model: str) -> NotFoundError:
     return NotFoundError(
         f"The model {model} was never deployed.",
         which=model,
-        next_step="`basalt deploy` puts a signed version in service.",
+        next_step=f"`basalt deploy put {model} VERSION` puts a signed version in service.",
     )

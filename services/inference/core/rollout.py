@@ -46,7 +46,7 @@ class Rollout:
                     f"{model} is at revision {in_force}, not {expected_revision}: somebody "
                     "changed it meanwhile.",
                     which=model,
-                    next_step="Look at it again (`basalt deploy show`), then decide anew.",
+                    next_step="Look at it again (`basalt deploy list`), then decide anew.",
                 )
             stable = None
             if current is not None and current.variants:

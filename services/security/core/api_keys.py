@@ -120,7 +120,7 @@ class ApiKeys:
             raise LimitError(
                 f"{tenant} has {KEYS_LIVE_MAX} API keys in force, the most.",
                 which="KEYS_LIVE_MAX",
-                next_step="Revoke those that are not used any more: RevokeApiKey.",
+                next_step="Revoke those that are not used any more: `basalt key revoke`.",
             )
 
 
@@ -133,6 +133,6 @@ def _known(entry: Entry | None, key_id: str) -> ApiKey:
         raise NotFoundError(
             f"There is no API key {key_id[:64]!r}.",
             which="id",
-            next_step="ListApiKeys shows the keys of your tenant.",
+            next_step="`basalt key list` shows the keys of your tenant.",
         )
     return ApiKey.of(entry)

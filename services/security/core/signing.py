@@ -121,14 +121,14 @@ def _refuse_unreviewed(
         raise PreconditionError(
             "Nothing is signed that nobody approved.",
             which="approved_by",
-            next_step="Have somebody other than the author review it: ApproveModelVersion.",
+            next_step="Have somebody other than the author review it: `basalt model approve`.",
         )
     # `inference` decides this first; a signature is worth a second look.
     if manifest.get("author") == approved_by:
         raise PreconditionError(
             f"{approved_by} is the author: four eyes have to see a model before it is signed.",
             which="approved_by",
-            next_step="Have somebody else review it: ApproveModelVersion.",
+            next_step="Have somebody else review it: `basalt model approve`.",
         )
     if manifest.get("model") != model or not 0 < version <= VERSION_MAX:
         raise InvalidInputError(

@@ -217,7 +217,7 @@ class Users:
             raise PreconditionError(
                 "This is a one-time password: it has to be changed before it gives a token.",
                 which="password",
-                next_step="Choose your own password: `basalt login` asks for it (ChangePassword).",
+                next_step="Choose your own password: `basalt login` asks for it.",
             )
         await self._record(tenant, name, LOGIN, PERMITTED)
         began = self.clock.now().timestamp()
@@ -277,7 +277,7 @@ class Users:
             raise PreconditionError(
                 f"{name} is no person, and has no login.",
                 which="token",
-                next_step="An API key holds until it expires or is revoked: RevokeApiKey.",
+                next_step="An API key holds until it expires or is revoked: `basalt key revoke`.",
             )
         return self._known(await self.journal.latest(_user(tenant, name)), name)
 
@@ -347,7 +347,7 @@ class Users:
             raise NotFoundError(
                 f"There is no user {name[:64]!r}.",
                 which="name",
-                next_step="ListUsers shows the users of your tenant.",
+                next_step="`basalt user list` shows the users of your tenant.",
             )
         return User.of(entry)
 

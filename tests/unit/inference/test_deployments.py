@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -197,6 +198,26 @@ async def test_only_signed_versions_are_deployed(registry: Registry) -> None:
 
     with pytest.raises(PreconditionError, match="is gated; only signed versions"):
         await deploy(registry, 1)
+
+
+async def advice_for(registry: Registry, number: int) -> str:
+    with pytest.raises(PreconditionError, match="only signed versions") as raised:
+        await deploy(registry, number)
+    return raised.value.next_step
+
+
+async def test_what_is_advised_for_an_unsigned_version_follows_its_stage(
+    registry: Registry,
+) -> None:
+    await registry.register(Candidate())
+    assert "being measured" in await advice_for(registry, 1)
+    await registry.gates.work()
+    assert "`basalt model approve boxes 1`" in await advice_for(registry, 1)
+    await registry.review.reject("acme", "boxes", 1, "bob", "no")
+    assert "stays rejected" in await advice_for(registry, 1)
+    registry.measurement.answer = replace(registry.measurement.answer, balanced_accuracy=0.1)
+    await registry.gated(Candidate(job="job-2"))
+    assert "`basalt model show boxes 2`" in await advice_for(registry, 2)
 
 
 async def test_a_canary_needs_another_version_to_keep_the_rest(two: Registry) -> None:
