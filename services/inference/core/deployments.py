@@ -136,8 +136,9 @@ def rollback_target(history: Sequence[Revision], to_revision: int = 0) -> Revisi
 
     Without a number: the last one that served without what came last, that is without the canary
     if there is one, else without the version in force. So a rollback after a promotion goes back
-    to the version before, not to the split that tried the promoted one; a second rollback
-    goes forward again. Raises NotFoundError or PreconditionError.
+    to the version before, not to the split that tried the promoted one. A second rollback goes
+    further back: never to a version that was rolled back from, unless it was deployed again.
+    Raises NotFoundError or PreconditionError.
     """
     current, earlier = history[-1], history[:-1]
     if to_revision:
@@ -156,16 +157,36 @@ def rollback_target(history: Sequence[Revision], to_revision: int = 0) -> Revisi
                 f" `basalt deploy remove {current.model}`.",
             )
         return target
-    suspect = current.variants[-1].version if current.variants else None
+    withdrawn = _withdrawn(history)
+    suspects = withdrawn | {each.version for each in current.variants[-1:]}
     for target in reversed(earlier):
-        if target.variants and suspect not in target.versions:
+        if target.variants and not suspects & target.versions:
             return target
+    besides = (
+        f", besides version {', '.join(map(str, sorted(withdrawn)))}, which was rolled back from"
+        if withdrawn
+        else ""
+    )
     raise PreconditionError(
-        f"{current.model} has no earlier revision that served something else.",
+        f"{current.model} has no earlier revision that served something else{besides}.",
         which=current.model,
         next_step=f"Put another in service: `basalt deploy put {current.model} VERSION`; or take it"
         f" out: `basalt deploy remove {current.model}`.",
     )
+
+
+def _withdrawn(history: Sequence[Revision]) -> frozenset[int]:
+    """The versions that were rolled back from and not put in service since."""
+    withdrawn: frozenset[int] = frozenset()
+    for number, revision in enumerate(history):
+        if revision.action == "rollback":
+            # All that served since the revision that it went back to.
+            for since in reversed(history[:number]):
+                if since.variants == revision.variants:
+                    break
+                withdrawn |= since.versions
+        withdrawn -= revision.versions
+    return withdrawn
 
 
 def kept(history: Sequence[Revision], keep: int, broken: frozenset[int] = frozenset()) -> list[int]:

@@ -14,14 +14,14 @@ from tests.support.entries import NOON
 from tests.support.registry import Registry
 
 
-def history(*revisions: dict[int, int]) -> list[Revision]:
+def history(*revisions: dict[int, int], rollbacks: tuple[int, ...] = ()) -> list[Revision]:
     """Each revision as weights by version; an empty one is an undeployment."""
     return [
         Revision(
             tenant="acme",
             model="boxes",
             revision=number,
-            action="deploy" if weights else "undeploy",
+            action=("rollback" if number in rollbacks else "deploy" if weights else "undeploy"),
             reason="",
             variants=tuple(
                 deployments.Variant(
@@ -45,7 +45,7 @@ def internal(*numbers: int) -> frozenset[str]:
     return frozenset(f"acme--boxes--v{number}" for number in numbers)
 
 
-ONE, TWO, THREE = {1: 100}, {2: 100}, {3: 100}
+ONE, TWO, THREE, FOUR = {1: 100}, {2: 100}, {3: 100}, {4: 100}
 CANARY = {1: 80, 2: 20}
 
 
@@ -53,7 +53,7 @@ CANARY = {1: 80, 2: 20}
     ("past", "target"),
     [
         ((ONE, TWO), 1),
-        ((ONE, TWO, ONE), 2),  # A second rollback goes forward again.
+        ((ONE, TWO, ONE), 2),
         ((ONE, CANARY), 1),  # The canary is withdrawn.
         ((ONE, CANARY, {1: 50, 2: 50}), 1),
         ((ONE, CANARY, TWO), 1),  # After a promotion: not to the split that tried it.
@@ -64,6 +64,31 @@ CANARY = {1: 80, 2: 20}
 )
 def test_where_a_rollback_goes(past: tuple[dict[int, int], ...], target: int) -> None:
     assert rollback_target(history(*past)).revision == target
+
+
+@pytest.mark.parametrize(
+    ("past", "rollbacks", "target"),
+    [
+        ((ONE, TWO, THREE, TWO), (4,), 1),
+        ((ONE, TWO, {2: 80, 3: 20}, TWO), (4,), 1),
+        ((TWO, ONE, THREE, FOUR, ONE), (5,), 1),  # Nor to what a named revision went back over.
+        ((ONE, TWO, ONE, TWO), (3,), 3),  # Version 2 was deployed again.
+        ((ONE, TWO, THREE, TWO, {}), (4,), 4),
+    ],
+)
+def test_a_second_rollback_goes_further_back(
+    past: tuple[dict[int, int], ...], rollbacks: tuple[int, ...], target: int
+) -> None:
+    assert rollback_target(history(*past, rollbacks=rollbacks)).revision == target
+
+
+def test_a_second_rollback_does_not_put_back_what_was_rolled_back_from() -> None:
+    past = history(ONE, TWO, ONE, rollbacks=(3,))
+
+    with pytest.raises(PreconditionError, match="besides version 2, which was") as raised:
+        rollback_target(past)
+    assert "`basalt deploy put boxes VERSION`" in raised.value.next_step
+    assert rollback_target(past, 2).revision == 2
 
 
 def test_a_rollback_to_a_named_revision() -> None:
