@@ -125,7 +125,7 @@ class Policy:
             return Decision(
                 False,
                 f"it needs the role {' or '.join(needed)}.",
-                "Ask an administrator of your tenant for a role that may.",
+                _how_to_get(needed[0], who),
             )
         if tenant != who.tenant and not who.is_service:
             return Decision(
@@ -149,6 +149,17 @@ class Policy:
     def _would_do(self, role: str, of: str, method: str, tenant: str) -> bool:
         somebody = Caller(of, f"a {role}", frozenset({role}), "", 0.0)
         return self._ask(somebody, method, tenant).allowed
+
+
+def _how_to_get(role: str, who: Caller) -> str:
+    if ADMINISTRATOR not in who.roles:
+        return "Ask an administrator of your tenant for a role that may."
+    # Roles are replaced, so those that are there have to be named as well.
+    roles = " ".join(f"--role {each}" for each in (*sorted(who.roles), role))
+    return (
+        f"As an administrator you can give it: `basalt user set {who.subject} {roles}`; then log"
+        " in again."
+    )
 
 
 def _kinds(actions: Entities) -> dict[str, frozenset[str]]:

@@ -211,6 +211,14 @@ def test_refusal_names_the_role_it_needs(policy: Policy) -> None:
     assert decision.next_step == "Ask an administrator of your tenant for a role that may."
 
 
+def test_administrator_is_told_how_to_give_the_role(policy: Policy) -> None:
+    decision = policy.decide(person("administrator"), "basalt.v1.AuditService/ListAudit", None)
+    assert decision.next_step == (
+        "As an administrator you can give it: `basalt user set the-administrator"
+        " --role administrator --role auditor`; then log in again."
+    )
+
+
 @pytest.mark.parametrize(
     ("who", "method", "request_", "reason", "next_step"),
     [
