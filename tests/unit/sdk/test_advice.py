@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import typer
 
-from basalt.cli import app
+from basalt.cli import app, identity
+from libs.common import policy
+from services.security.core import api_keys
 
 REPOSITORY = Path(__file__).parents[3]
 ADVISERS = ("libs/common", "libs/sdk", "services/inference", "services/ingest", "services/security")
@@ -34,3 +36,13 @@ def test_every_command_that_is_advised_exists(adviser: str) -> None:
     lines = {line for text in texts for line in re.findall(r"`basalt ([^`\n]*)`", text)}
     assert lines
     assert [told for line in sorted(lines) if (told := fault(line))] == []
+
+
+def test_the_roles_that_are_offered_can_be_given() -> None:
+    assert ", ".join(policy.ROLES) == identity.ROLES
+    assert ", ".join(api_keys.ROLES) == identity.KEY_ROLES
+    command: Any = typer.main.get_command(app)
+    (role,) = [
+        each for each in command.commands["key"].commands["create"].params if each.name == "role"
+    ]
+    assert identity.KEY_ROLES in role.help

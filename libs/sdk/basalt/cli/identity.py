@@ -16,6 +16,11 @@ from basalt.pb.basalt.v1 import security_pb2 as pb
 
 ROLES = "administrator, engineer, reviewer, operator, application, auditor"
 Roles = Annotated[list[str], typer.Option("--role", help=f"One of {ROLES}; may be repeated.")]
+# People review and administer; a program does not.
+KEY_ROLES = "engineer, operator, application, auditor"
+KeyRoles = Annotated[
+    list[str], typer.Option("--role", help=f"One of {KEY_ROLES}; may be repeated.")
+]
 OtherTenant = Annotated[str, typer.Option("--tenant", help="Another tenant than your own.")]
 tenants = typer.Typer(help="Tenants: customers, business units.", no_args_is_help=True)
 users = typer.Typer(help="People and their roles.", no_args_is_help=True)
@@ -245,7 +250,7 @@ def list_users(tenant: OtherTenant = "", limit: Limit = 100, json: Json = False)
 @keys.command("create")
 def create_key(
     name: str,
-    role: Roles,
+    role: KeyRoles,
     days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=365)] = 90,
     json: Json = False,
 ) -> None:
