@@ -48,12 +48,24 @@ LOGIN = "basalt.v1.IdentityService/Login"
 CHANGE_PASSWORD = "basalt.v1.IdentityService/ChangePassword"  # noqa: S105 - an RPC's name.
 
 
+class Changed(BaseModel):
+    """`at` is in seconds since 1970."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: float
+    by: str
+    cause: str
+
+
 class UserState(BaseModel):
     """`tokens` are the live ones, by id, with their expiry in seconds since 1970.
 
     `logins` says of each of them when the password was given; without that it is not renewed.
 
     `salt` belongs to the first administrator's one-time password, which is derived, not stored.
+
+    `changed` is what a login, which is no change, hands on of the last one; None: this is one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -66,6 +78,7 @@ class UserState(BaseModel):
     tokens: dict[str, float] = {}
     logins: dict[str, float] = {}
     salt: str = ""
+    changed: Changed | None = None
 
     def with_password(self, password_hash: str, *, must_change: bool) -> UserState:
         """Whoever logged in with the one before has to log in again."""
@@ -74,20 +87,25 @@ class UserState(BaseModel):
             "password_must_change": must_change,
             "logins": {},
             "salt": "",
+            "changed": None,
         }
         return self.model_copy(update=changes)
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user's state with the entry it comes from, which says when and by whom it was changed."""
+    """A user's state with the entry it comes from, and what changed it last, logins aside."""
 
     state: UserState
     entry: Entry
+    changed: Changed
 
     @classmethod
     def of(cls, entry: Entry) -> User:
-        return cls(UserState.model_validate(entry.state), entry)
+        state = UserState.model_validate(entry.state)
+        this = Changed(at=entry.at.timestamp(), by=entry.by, cause=entry.cause)
+        changed = state.changed or this
+        return cls(state.model_copy(update={"changed": changed}), entry, changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +191,7 @@ class Users:
             before = self._known(latest, name).state
             if (before.roles, before.disabled) == (wanted, disabled):
                 return None
-            changes = {"roles": wanted, "disabled": disabled, "logins": {}}
+            changes = {"roles": wanted, "disabled": disabled, "logins": {}, "changed": None}
             after = before.model_copy(update=changes)
             return Change("UserSet", after.model_dump())
 

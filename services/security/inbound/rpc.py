@@ -299,7 +299,11 @@ def _user(user: User) -> pb.User:
         roles=user.state.roles,
         disabled=user.state.disabled,
         password_must_change=user.state.password_must_change,
-        changed=_stamp(user.entry),
+        changed=common_pb2.Stamp(
+            at=_time(datetime.fromtimestamp(user.changed.at, UTC)),
+            by=user.changed.by,
+            cause=user.changed.cause,
+        ),
     )
 
 

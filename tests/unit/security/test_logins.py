@@ -161,3 +161,24 @@ async def test_tokens_of_a_user_are_bounded(logins: Logins) -> None:
         await logins.users.renew("acme", "ann", login.issued.token_id)
     logins.clock.pass_s(TOKEN_LIFE_S + CLOCK_SKEW_S + 1)
     await logins.users.login("acme", "ann", PASSWORD)
+
+
+async def test_logins_do_not_hide_who_changed_a_user(logins: Logins) -> None:
+    users = logins.users
+
+    async def changed() -> tuple[str, float]:
+        [ann], _ = await users.page("acme", 0, "")
+        return ann.changed.by, ann.changed.at
+
+    assert (await changed())[0] == "ann"  # Her password.
+    logins.clock.pass_s(60)
+    await users.set("acme", "ann", ("auditor",), False, "admin")
+    told = await changed()
+    assert told == ("admin", logins.clock.now().timestamp())
+    logins.clock.pass_s(60)
+    login = await users.login("acme", "ann", PASSWORD)
+    renewed = await users.renew("acme", "ann", login.issued.token_id)
+    await users.log_out("acme", "ann", renewed.issued.token_id)
+    assert await changed() == told
+    await users.reset_password("acme", "ann", "root")
+    assert await changed() == ("root", logins.clock.now().timestamp())
