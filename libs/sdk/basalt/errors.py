@@ -88,7 +88,7 @@ def from_rpc(error: grpc.RpcError, address: str) -> BasaltError:
         return InvalidInputError(
             f"The message is too large: {details}.",
             which="message",
-            next_step="Send fewer rows at a time.",
+            next_step="Send less at a time.",
         )
     what = details or f"The call ended as {code}."
     return BasaltError(what, code=code, retryable=code in RETRYABLE_CODES)

@@ -137,7 +137,9 @@ def parse(text: str) -> Contract:
     """Raises InvalidInputError that names the line and the field of each fault."""
     if len(text.encode()) > CONTRACT_BYTES_MAX:
         raise InvalidInputError(
-            f"The contract is over {CONTRACT_BYTES_MAX} bytes.", which="contract_yaml"
+            f"The contract is over {CONTRACT_BYTES_MAX} bytes.",
+            which="contract_yaml",
+            next_step="Describe fewer columns, or give fewer `allowed` values.",
         )
     try:
         root = _compose(text)

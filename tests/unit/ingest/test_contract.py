@@ -86,6 +86,12 @@ def test_a_fault_is_named_with_its_line_and_field(text: str, said: str) -> None:
     assert said in refusal(text)
 
 
+def test_a_contract_that_is_too_long_is_refused_with_advice() -> None:
+    with pytest.raises(InvalidInputError) as raised:
+        parse("#" * (CONTRACT_BYTES_MAX + 1))
+    assert "fewer columns" in raised.value.next_step
+
+
 def test_all_faults_are_named_at_once_up_to_a_limit() -> None:
     columns = "".join(f"  - {{name: c{number}, type: no}}\n" for number in range(20))
 

@@ -75,7 +75,7 @@ def test_message_that_is_too_large_is_not_tried_again() -> None:
     got = failure(RefusalError(grpc.StatusCode.RESOURCE_EXHAUSTED, text), timeout_s=30)
     assert isinstance(got, InvalidInputError)
     assert "67108864" in got.what
-    assert got.next_step == "Send fewer rows at a time."
+    assert got.next_step == "Send less at a time."
 
 
 def list_models(address: str, tls_ca: Path | None = None, timeout_s: float = 0.3) -> None:
