@@ -20,7 +20,11 @@ Decide = Callable[[Revision | None], Awaitable[tuple[Action, tuple[Variant, ...]
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """`by` is who asks, for the history; a repeated call that changes nothing makes no revision."""
+    """`by` is who asks, for the history.
+
+    Each change answers the revision in force, and whether another call made it before: what
+    changes nothing makes no revision, and its reason is not kept.
+    """
 
     journal: Journal
     clock: Clock
@@ -35,7 +39,7 @@ class Rollout:
         expected_revision: int,
         reason: str,
         by: str,
-    ) -> Revision:
+    ) -> tuple[Revision, bool]:
         weight = deployments.checked_weight(weight)
         version = await self._version(tenant, model, number)
 
@@ -55,7 +59,9 @@ class Rollout:
 
         return await self._change(tenant, model, reason, by, decide)
 
-    async def promote(self, tenant: str, model: str, *, reason: str, by: str) -> Revision:
+    async def promote(
+        self, tenant: str, model: str, *, reason: str, by: str
+    ) -> tuple[Revision, bool]:
         async def decide(current: Revision | None) -> tuple[Action, tuple[Variant, ...]] | None:
             if current is None:
                 raise deployments.never_deployed(model)
@@ -66,7 +72,7 @@ class Rollout:
 
     async def roll_back(
         self, tenant: str, model: str, *, to_revision: int, reason: str, by: str
-    ) -> Revision:
+    ) -> tuple[Revision, bool]:
         async def decide(current: Revision | None) -> tuple[Action, tuple[Variant, ...]]:
             if current is None:
                 raise deployments.never_deployed(model)
@@ -77,7 +83,9 @@ class Rollout:
 
         return await self._change(tenant, model, reason, by, decide)
 
-    async def undeploy(self, tenant: str, model: str, *, reason: str, by: str) -> Revision:
+    async def undeploy(
+        self, tenant: str, model: str, *, reason: str, by: str
+    ) -> tuple[Revision, bool]:
         async def decide(current: Revision | None) -> tuple[Action, tuple[Variant, ...]]:
             if current is None:
                 raise deployments.never_deployed(model)
@@ -106,7 +114,8 @@ class Rollout:
 
     async def _change(
         self, tenant: str, model: str, reason: str, by: str, decide: Decide
-    ) -> Revision:
+    ) -> tuple[Revision, bool]:
+        cause = self.journal.this_call()
         aggregate = names.deployment_aggregate(tenant, model)
 
         async def change(latest: Entry | None) -> Change | None:
@@ -116,7 +125,8 @@ class Rollout:
                 return None
             return self._changed(aggregate, current, *decided, reason, by)
 
-        return deployments.of(await self.journal.decide(aggregate, None, by, change))
+        revision = deployments.of(await self.journal.decide(aggregate, cause, by, change))
+        return revision, revision.cause != cause
 
     def _changed(
         self,

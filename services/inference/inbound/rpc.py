@@ -138,7 +138,7 @@ class Deployments(pb_grpc.DeploymentServiceServicer):
         self, request: pb.DeployRequest, context: Any
     ) -> pb.DeployResponse:
         who = caller()
-        revision = await self.rollout.deploy(
+        revision, already = await self.rollout.deploy(
             who.tenant,
             request.model,
             request.version,
@@ -147,38 +147,46 @@ class Deployments(pb_grpc.DeploymentServiceServicer):
             reason=request.reason,
             by=who.subject,
         )
-        return pb.DeployResponse(deployment=await self._settled(revision, context))
+        return pb.DeployResponse(
+            deployment=await self._settled(revision, context), already_in_force=already
+        )
 
     async def Promote(  # noqa: N802
         self, request: pb.PromoteRequest, context: Any
     ) -> pb.PromoteResponse:
         who = caller()
-        revision = await self.rollout.promote(
+        revision, already = await self.rollout.promote(
             who.tenant, request.model, reason=request.reason, by=who.subject
         )
-        return pb.PromoteResponse(deployment=await self._settled(revision, context))
+        return pb.PromoteResponse(
+            deployment=await self._settled(revision, context), already_in_force=already
+        )
 
     async def Rollback(  # noqa: N802
         self, request: pb.RollbackRequest, context: Any
     ) -> pb.RollbackResponse:
         who = caller()
-        revision = await self.rollout.roll_back(
+        revision, already = await self.rollout.roll_back(
             who.tenant,
             request.model,
             to_revision=request.to_revision,
             reason=request.reason,
             by=who.subject,
         )
-        return pb.RollbackResponse(deployment=await self._settled(revision, context))
+        return pb.RollbackResponse(
+            deployment=await self._settled(revision, context), already_in_force=already
+        )
 
     async def Undeploy(  # noqa: N802
         self, request: pb.UndeployRequest, context: Any
     ) -> pb.UndeployResponse:
         who = caller()
-        revision = await self.rollout.undeploy(
+        revision, already = await self.rollout.undeploy(
             who.tenant, request.model, reason=request.reason, by=who.subject
         )
-        return pb.UndeployResponse(deployment=await self._settled(revision, context))
+        return pb.UndeployResponse(
+            deployment=await self._settled(revision, context), already_in_force=already
+        )
 
     async def GetDeployment(  # noqa: N802
         self, request: pb.GetDeploymentRequest, context: Any

@@ -41,7 +41,7 @@ class Platform(Registry):
 
     async def deploy(self, number: int, weight: int = 100, within_s: float = 20.0) -> str:
         """The deployment's problem once it is settled."""
-        revision = await self.rollout.deploy(
+        revision, _ = await self.rollout.deploy(
             "acme", "boxes", number, weight=weight, expected_revision=0, reason="", by="ops"
         )
         return (await Serving(self.reconciler).settled(revision, within_s)).problem

@@ -9,6 +9,7 @@ from libs.common.errors import InvalidInputError, NotFoundError, PreconditionErr
 from services.inference.core import deployments
 from services.inference.core.deployments import Revision, kept, rollback_target, routed
 from services.inference.core.manifest import Lineage
+from tests.support.calling import called
 from tests.support.candidates import CLASSES, FEATURES, Candidate
 from tests.support.entries import NOON
 from tests.support.registry import Registry
@@ -155,7 +156,7 @@ def test_which_revision_traffic_follows(
 async def deploy(
     registry: Registry, number: int, weight: int = 100, expected_revision: int = 0
 ) -> Revision:
-    return await registry.rollout.deploy(
+    revision, _ = await registry.rollout.deploy(
         "acme",
         "boxes",
         number,
@@ -164,6 +165,7 @@ async def deploy(
         reason="because",
         by="ops",
     )
+    return revision
 
 
 @pytest.fixture
@@ -184,12 +186,12 @@ async def test_the_whole_way_of_a_canary(two: Registry) -> None:
     assert (canary.action, weights(canary)) == ("canary", {1: 80, 2: 20})
     more = await deploy(two, 2, weight=50)
     assert weights(more) == {1: 50, 2: 50}
-    promoted = await two.rollout.promote("acme", "boxes", reason="fine", by="ops")
+    promoted, _ = await two.rollout.promote("acme", "boxes", reason="fine", by="ops")
     assert (promoted.action, weights(promoted)) == ("promote", {2: 100})
-    assert await two.rollout.promote("acme", "boxes", reason="", by="ops") == promoted
-    back = await two.rollout.roll_back("acme", "boxes", to_revision=0, reason="odd", by="ops")
+    assert await two.rollout.promote("acme", "boxes", reason="", by="ops") == (promoted, True)
+    back, _ = await two.rollout.roll_back("acme", "boxes", to_revision=0, reason="odd", by="ops")
     assert (back.action, weights(back), back.revision) == ("rollback", {1: 100}, 5)
-    gone = await two.rollout.undeploy("acme", "boxes", reason="", by="ops")
+    gone, _ = await two.rollout.undeploy("acme", "boxes", reason="", by="ops")
     assert (gone.action, weights(gone)) == ("undeploy", {})
 
     told = [each for entry in await two.store.unrelayed() for each in entry.outbox]
@@ -199,10 +201,22 @@ async def test_the_whole_way_of_a_canary(two: Registry) -> None:
     ]
 
 
-async def test_repeating_a_deployment_makes_no_revision(two: Registry) -> None:
-    first = await deploy(two, 1)
+async def test_what_changes_nothing_makes_no_revision_and_says_so(two: Registry) -> None:
+    async def deployed(key: str) -> tuple[Revision, bool]:
+        deploying = two.rollout.deploy(
+            "acme", "boxes", 1, weight=0, expected_revision=0, reason=key, by="ops"
+        )
+        return await called("ops", key, deploying)
 
-    assert await deploy(two, 1) == first
+    first, already = await deployed("one")
+
+    assert not already
+    # The same call once more, whose first answer was lost.
+    assert await deployed("one") == (first, False)
+    assert await deployed("two") == (first, True)
+    gone = await two.rollout.undeploy("acme", "boxes", reason="", by="ops")
+    assert not gone[1]
+    assert await two.rollout.undeploy("acme", "boxes", reason="", by="ops") == (gone[0], True)
 
 
 async def test_the_expected_revision_guards_against_each_other(two: Registry) -> None:
@@ -309,6 +323,6 @@ async def test_the_history_says_what_served_when_from_which_data_and_who_approve
 
 async def test_after_an_undeployment_nothing_was_in_force(two: Registry) -> None:
     await deploy(two, 1)
-    gone = await two.rollout.undeploy("acme", "boxes", reason="", by="ops")
+    gone, _ = await two.rollout.undeploy("acme", "boxes", reason="", by="ops")
 
     assert await two.history.records("acme", at=gone.at) == []

@@ -29,6 +29,7 @@ from basalt.cli.output import (
 )
 from basalt.pb.basalt.v1 import inference_pb2 as pb
 
+Changed = pb.DeployResponse | pb.PromoteResponse | pb.RollbackResponse | pb.UndeployResponse
 Reason = Annotated[str, typer.Option(help="Kept in the history.")]
 models = typer.Typer(help="Models: versions, gates, review.", no_args_is_help=True)
 deploy = typer.Typer(help="What is in service.", no_args_is_help=True)
@@ -229,7 +230,7 @@ def put_deployment(
     """
     request = pb.DeployRequest(model=model, version=version, weight=weight, reason=reason)
     with platform() as client:
-        _report(client.call(client.deployments.Deploy, request).deployment, json)
+        _report(client.call(client.deployments.Deploy, request), reason, json)
 
 
 @deploy.command("promote")
@@ -240,7 +241,7 @@ def promote(model: str, reason: Reason = "", json: Json = False) -> None:
     """
     request = pb.PromoteRequest(model=model, reason=reason)
     with platform() as client:
-        _report(client.call(client.deployments.Promote, request).deployment, json)
+        _report(client.call(client.deployments.Promote, request), reason, json)
 
 
 @deploy.command("rollback")
@@ -256,7 +257,7 @@ def rollback(
     """
     request = pb.RollbackRequest(model=model, to_revision=to, reason=reason)
     with platform() as client:
-        _report(client.call(client.deployments.Rollback, request).deployment, json)
+        _report(client.call(client.deployments.Rollback, request), reason, json)
 
 
 @deploy.command("remove")
@@ -267,7 +268,7 @@ def undeploy(model: str, reason: Reason = "", json: Json = False) -> None:
     """
     request = pb.UndeployRequest(model=model, reason=reason)
     with platform() as client:
-        _report(client.call(client.deployments.Undeploy, request).deployment, json)
+        _report(client.call(client.deployments.Undeploy, request), reason, json)
 
 
 @deploy.command("list")
@@ -300,11 +301,19 @@ def serves(deployment: pb.Deployment) -> str:
     return ", ".join(f"v{v.version} {v.weight} %" for v in deployment.variants) or "nothing"
 
 
-def _report(deployment: pb.Deployment, json: bool) -> None:
+def _report(answer: Changed, reason: str, json: bool) -> None:
+    deployment = answer.deployment
+    revision = f"Revision {deployment.revision} of {deployment.model}"
     if json:
         as_json(deployment)
+    elif answer.already_in_force:
+        dropped = "; this reason was not recorded" if reason else ""
+        done(
+            f"{revision} was in force already: {serves(deployment)}, by {deployment.changed.by} at"
+            f" {when(deployment.changed.at)}{dropped}."
+        )
     else:
-        done(f"Revision {deployment.revision} of {deployment.model}: {serves(deployment)}.")
+        done(f"{revision}: {serves(deployment)}.")
     if deployment.problem:
         complain(deployment.problem, "`basalt deploy list` shows when it is ready.")
         raise typer.Exit(1)

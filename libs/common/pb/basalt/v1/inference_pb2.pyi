@@ -300,10 +300,12 @@ class DeployRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., weight: _Optional[int] = ..., reason: _Optional[str] = ..., expected_revision: _Optional[int] = ...) -> None: ...
 
 class DeployResponse(_message.Message):
-    __slots__ = ("deployment",)
+    __slots__ = ("deployment", "already_in_force")
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_IN_FORCE_FIELD_NUMBER: _ClassVar[int]
     deployment: Deployment
-    def __init__(self, deployment: _Optional[_Union[Deployment, _Mapping]] = ...) -> None: ...
+    already_in_force: bool
+    def __init__(self, deployment: _Optional[_Union[Deployment, _Mapping]] = ..., already_in_force: _Optional[bool] = ...) -> None: ...
 
 class PromoteRequest(_message.Message):
     __slots__ = ("model", "reason")
@@ -314,10 +316,12 @@ class PromoteRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PromoteResponse(_message.Message):
-    __slots__ = ("deployment",)
+    __slots__ = ("deployment", "already_in_force")
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_IN_FORCE_FIELD_NUMBER: _ClassVar[int]
     deployment: Deployment
-    def __init__(self, deployment: _Optional[_Union[Deployment, _Mapping]] = ...) -> None: ...
+    already_in_force: bool
+    def __init__(self, deployment: _Optional[_Union[Deployment, _Mapping]] = ..., already_in_force: _Optional[bool] = ...) -> None: ...
 
 class RollbackRequest(_message.Message):
     __slots__ = ("model", "to_revision", "reason")
@@ -330,10 +334,12 @@ class RollbackRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., to_revision: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RollbackResponse(_message.Message):
-    __slots__ = ("deployment",)
+    __slots__ = ("deployment", "already_in_force")
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_IN_FORCE_FIELD_NUMBER: _ClassVar[int]
     deployment: Deployment
-    def __init__(self, deployment: _Optional[_Union[Deployment, _Mapping]] = ...) -> None: ...
+    already_in_force: bool
+    def __init__(self, deployment: _Optional[_Union[Deployment, _Mapping]] = ..., already_in_force: _Optional[bool] = ...) -> None: ...
 
 class UndeployRequest(_message.Message):
     __slots__ = ("model", "reason")
@@ -344,10 +350,12 @@ class UndeployRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class UndeployResponse(_message.Message):
-    __slots__ = ("deployment",)
+    __slots__ = ("deployment", "already_in_force")
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_IN_FORCE_FIELD_NUMBER: _ClassVar[int]
     deployment: Deployment
-    def __init__(self, deployment: _Optional[_Union[Deployment, _Mapping]] = ...) -> None: ...
+    already_in_force: bool
+    def __init__(self, deployment: _Optional[_Union[Deployment, _Mapping]] = ..., already_in_force: _Optional[bool] = ...) -> None: ...
 
 class GetDeploymentRequest(_message.Message):
     __slots__ = ("model",)
