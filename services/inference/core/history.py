@@ -25,7 +25,7 @@ class History:
     async def records(
         self, tenant: str, model: str = "", at: datetime | None = None
     ) -> list[Record]:
-        """By model, oldest first; with `at`, only what was in force at that moment.
+        """Of every model, oldest first; with `at`, only what was in force at that moment.
 
         Raises NotFoundError for a named model that was never deployed.
         """
@@ -37,7 +37,7 @@ class History:
         for each in models:
             past = records_of(await self.rollout.history(tenant, each))
             found += past if at is None else in_force(past, at)
-        return found
+        return sorted(found, key=lambda each: (each.revision.at, each.revision.revision))
 
 
 def records_of(history: Sequence[Revision]) -> list[Record]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from libs.common.paging import not_a_token, page_size
 
 T = TypeVar("T")
+TOKEN_DIGITS_MAX = 18
 
 
 def page(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:
@@ -16,8 +17,23 @@ def page(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:
     Raises InvalidInputError.
     """
     size = page_size(size)
-    if token and not (token.isascii() and token.isdigit()):
-        raise not_a_token()
-    start = int(token or 0)
+    start = _number(token) if token else 0
     end = start + size
     return items[start:end], str(end) if end < len(items) else ""
+
+
+def newest_first(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:
+    """The page of `items`, which are oldest first. A token is how many older ones are left.
+
+    So what comes meanwhile moves nothing to another page. Raises InvalidInputError.
+    """
+    size = page_size(size)
+    end = min(_number(token), len(items)) if token else len(items)
+    start = max(0, end - size)
+    return items[start:end][::-1], str(start or "")
+
+
+def _number(token: str) -> int:
+    if not (token.isascii() and token.isdigit() and len(token) <= TOKEN_DIGITS_MAX):
+        raise not_a_token()
+    return int(token)

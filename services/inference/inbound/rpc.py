@@ -17,7 +17,7 @@ from services.inference.core.artifacts import Artifacts
 from services.inference.core.catalogue import Catalogue
 from services.inference.core.deployments import Revision
 from services.inference.core.history import History
-from services.inference.core.pages import page
+from services.inference.core.pages import newest_first, page
 from services.inference.core.reconciler import Reconciler
 from services.inference.core.review import Review
 from services.inference.core.rollout import Rollout
@@ -210,7 +210,7 @@ class Deployments(pb_grpc.DeploymentServiceServicer):
     ) -> pb.ListDeploymentHistoryResponse:
         at = request.at.ToDatetime(UTC) if request.HasField("at") else None
         found = await self.history.records(caller().tenant, request.model, at)
-        shown, token = page(found, request.page.size, request.page.token)
+        shown, token = newest_first(found, request.page.size, request.page.token)
         return pb.ListDeploymentHistoryResponse(
             records=[messages.record(each, self.serving.standing(each.revision)) for each in shown],
             next_page_token=token,

@@ -127,10 +127,10 @@ async def test_a_canary_a_promotion_a_rollback_and_the_history(inference: Infere
         pb.ListDeploymentHistoryRequest(model="boxes"), **ops
     )
     actions = [record.deployment.action for record in answer.records]
-    assert actions == ["deploy", "canary", "promote", "rollback"]
+    assert actions == ["rollback", "promote", "canary", "deploy"]
     assert {who for record in answer.records for who in record.approved_by} == {"bob"}
-    assert answer.records[1].lineages[1].job == "job-2"
-    at = answer.records[2].deployment.changed.at.ToDatetime() + timedelta(microseconds=1)
+    assert answer.records[2].lineages[1].job == "job-2"
+    at = answer.records[1].deployment.changed.at.ToDatetime() + timedelta(microseconds=1)
     asked = pb.ListDeploymentHistoryRequest()
     asked.at.FromDatetime(at)
     then = await inference.deployments.ListDeploymentHistory(asked, **ops)

@@ -321,6 +321,17 @@ async def test_the_history_says_what_served_when_from_which_data_and_who_approve
     assert await two.history.records("other") == []
 
 
+async def test_the_history_of_several_models_is_one_by_time(two: Registry) -> None:
+    await two.signed(Candidate(model="circles"))
+    revisions = [await deploy(two, 1)]
+    circles = await two.rollout.deploy(
+        "acme", "circles", 1, weight=0, expected_revision=0, reason="", by="ops"
+    )
+    revisions += [circles[0], await deploy(two, 2)]
+
+    assert [each.revision for each in await two.history.records("acme")] == revisions
+
+
 async def test_after_an_undeployment_nothing_was_in_force(two: Registry) -> None:
     await deploy(two, 1)
     gone, _ = await two.rollout.undeploy("acme", "boxes", reason="", by="ops")

@@ -325,7 +325,7 @@ def history(
     limit: Limit = 100,
     json: Json = False,
 ) -> None:
-    """What served when, from which data, approved by whom.
+    """What served when, from which data, approved by whom; newest first.
 
     Example: basalt history tumour --at 2026-03-01T14:30
     """

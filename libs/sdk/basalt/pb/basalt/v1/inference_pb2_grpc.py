@@ -460,7 +460,7 @@ class DeploymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeploymentHistory(self, request, context):
-        """What served which model when, from which data, approved by whom.
+        """What served which model when, from which data, approved by whom; newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
