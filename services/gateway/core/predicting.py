@@ -112,5 +112,5 @@ def _loading(routed: RoutedModel) -> BasaltError:
     return DependencyError(
         f"The model {routed.model} is being loaded.",
         which="triton",
-        next_step="Try again shortly; `basalt deploy show` says how far it is.",
+        next_step="Try again shortly; `basalt deploy list` says how far it is.",
     )

@@ -116,7 +116,7 @@ class Table(_Frozen):
             raise InvalidInputError(
                 f"The table of routes cannot be used: {error}.",
                 which="routes.json",
-                next_step="Look at the deployment with `basalt deploy show`.",
+                next_step="Look at the deployment with `basalt deploy list`.",
             ) from error
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from libs.common.paging import not_a_token, page_size
+from libs.common.paging import page_size, token_number
 
 T = TypeVar("T")
-TOKEN_DIGITS_MAX = 18
 
 
 def page(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:
@@ -17,7 +16,7 @@ def page(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:
     Raises InvalidInputError.
     """
     size = page_size(size)
-    start = _number(token) if token else 0
+    start = token_number(token) if token else 0
     end = start + size
     return items[start:end], str(end) if end < len(items) else ""
 
@@ -28,12 +27,6 @@ def newest_first(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T]
     So what comes meanwhile moves nothing to another page. Raises InvalidInputError.
     """
     size = page_size(size)
-    end = min(_number(token), len(items)) if token else len(items)
+    end = min(token_number(token), len(items)) if token else len(items)
     start = max(0, end - size)
     return items[start:end][::-1], str(start or "")
-
-
-def _number(token: str) -> int:
-    if not (token.isascii() and token.isdigit() and len(token) <= TOKEN_DIGITS_MAX):
-        raise not_a_token()
-    return int(token)

@@ -12,7 +12,7 @@ from libs.common import policy
 from services.security.core import api_keys
 
 REPOSITORY = Path(__file__).parents[3]
-ADVISERS = ("libs/common", "libs/sdk", "services/inference", "services/ingest", "services/security")
+ADVISERS = ("libs/common", "libs/sdk", "services", "standalone")
 
 
 def fault(line: str) -> str:
