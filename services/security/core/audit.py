@@ -23,7 +23,7 @@ from libs.common.errors import (
     InvalidInputError,
 )
 from libs.common.journal import Change, Journal, aggregate
-from libs.common.paging import not_a_token, page_size
+from libs.common.paging import page_size, token_number
 from libs.common.stores.ports import Entry
 
 # The hash before the first record.
@@ -160,7 +160,7 @@ class AuditLog:
         """A page, newest first, and the token of the next one ("" after the last)."""
         size = page_size(size)
         latest = await self._journal.latest(log_of(tenant))
-        below = _sequence(token) if token else (latest.version if latest else 0) + 1
+        below = token_number(token) if token else (latest.version if latest else 0) + 1
         found: list[Record] = []
         while below > 1 and len(found) < size:
             after = max(0, below - 1 - size)
@@ -188,9 +188,3 @@ def log_of(tenant: str) -> str:
 
 def _bounded(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
     return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
-
-
-def _sequence(token: str) -> int:
-    if not token.isdecimal() or len(token) > 18:
-        raise not_a_token()
-    return int(token)
