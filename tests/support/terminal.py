@@ -41,6 +41,21 @@ def piped(*arguments: str, stdin: str | bytes = "", **given: str) -> Shown:
     return Shown(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+def begun_in_terminal(*arguments: str, **given: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A command with a terminal of its own, and the descriptor of our end of that terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment({"COLUMNS": "80", "TERM": "xterm-256color", **given}),
+        start_new_session=True,
+    )
+    os.close(theirs)
+    return process, ours
+
+
 def in_terminal(
     *arguments: str, columns: int = 80, typed: Sequence[tuple[str, str]] = (), **given: str
 ) -> Shown:
@@ -48,16 +63,7 @@ def in_terminal(
 
     `typed`: what somebody types, each line once the prompt before it has appeared.
     """
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment({"COLUMNS": str(columns), "TERM": "xterm-256color", **given}),
-        start_new_session=True,
-    )
-    os.close(theirs)
+    process, ours = begun_in_terminal(*arguments, COLUMNS=str(columns), **given)
     shown, asked, waiting = b"", 0, list(typed)
     try:
         while part := os.read(ours, 4_096):

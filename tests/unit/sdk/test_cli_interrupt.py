@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import pty
 import select
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 from basalt.pb.basalt.v1 import trainer_pb2
 from tests.support.answering import Answering
-from tests.support.terminal import COMMAND, environment
+from tests.support.terminal import COMMAND, begun_in_terminal, environment
 
 LOG = "basalt.v1.TrainerService/FollowJobLog"
 READ_S, ENDED_S_MAX = 0.5, 60.0
@@ -55,16 +54,7 @@ def interrupted(*arguments: str, once: str) -> tuple[int, str]:
     As from somebody who has read it: Python does not notice a signal that comes in the moment
     between its last look and the system call in which it then waits.
     """
-    ours, theirs = pty.openpty()
-    command = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment({"COLUMNS": "80", "TERM": "dumb"}),
-        start_new_session=True,
-    )
-    os.close(theirs)
+    command, ours = begun_in_terminal(*arguments, TERM="dumb")
     shown, sent = b"", False
     try:
         with contextlib.suppress(OSError):  # Linux ends a terminal that nobody holds with EIO.

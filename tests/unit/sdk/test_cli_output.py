@@ -2,14 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from basalt.pb.basalt.v1 import common_pb2, monitoring_pb2, security_pb2
 from basalt.pb.basalt.v1 import inference_pb2 as pb
-from tests.support.answering import Answering, answering
+from tests.support.answering import Answering
 from tests.support.terminal import in_terminal, piped
 
 LIST = "basalt.v1.ModelService/ListModels"
@@ -53,17 +51,14 @@ def version(number: int = 1, name: str = "tumour", author: str = "ada") -> pb.Mo
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
+def server(server: Answering) -> Answering:
     listed = [version(number) for number in (3, 2, 1)]
-    handlers: dict[str, Any] = {
+    server.handlers |= {
         LIST: lambda *_: pb.ListModelsResponse(models=[pb.Model(name=HOSTILE, latest_version=3)]),
         VERSIONS: lambda *_: pb.ListModelVersionsResponse(versions=listed),
         VERSION: lambda *_: pb.GetModelVersionResponse(version=version(author=HOSTILE)),
     }
-    with answering(handlers) as started:
-        monkeypatch.setenv("BASALT_ENDPOINT", started.address)
-        monkeypatch.setenv("BASALT_TOKEN", "t")
-        yield started
+    return server
 
 
 def test_piped_output_has_whole_lines_and_no_control_codes(server: Answering) -> None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 from basalt.pb.basalt.v1 import inference_pb2 as pb
 from basalt.pb.inference import grpc_inference_service_pb2 as oip
-from tests.support.answering import Answering, answering
+from tests.support.answering import Answering
 from tests.support.terminal import in_terminal, piped
 
 VERSION = "basalt.v1.ModelService/GetModelVersion"
@@ -35,11 +34,9 @@ def ages(request: oip.ModelInferRequest, _: object) -> oip.ModelInferResponse:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
-    with answering({VERSION: described, INFER: ages}) as started:
-        monkeypatch.setenv("BASALT_ENDPOINT", started.address)
-        monkeypatch.setenv("BASALT_TOKEN", "t")
-        yield started
+def server(server: Answering) -> Answering:
+    server.handlers |= {VERSION: described, INFER: ages}
+    return server
 
 
 def labels(rows: str, stdin: bytes = b"") -> list[str]:
