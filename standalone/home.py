@@ -16,6 +16,7 @@ from pathlib import Path
 
 from libs.common.files import write_durably
 from libs.common.settings import SERVICES
+from standalone import privacy
 from tools.servers.errors import ServerError
 from tools.servers.ports import LOOPBACK, earlier_ports, remember_ports, settled_ports
 
@@ -81,6 +82,7 @@ class Home:
             )
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            privacy.require_safe_parents(root)
             (root / "door").mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise ServerError(
@@ -195,7 +197,8 @@ class Home:
     def claimed(self) -> Iterator[None]:
         """Makes this process the only one that runs the installation, as long as it lives.
 
-        The lock ends with the process, however it ends. Raises ServerError when another has it.
+        An installation of a time when others could read it is closed to them first. The lock ends
+        with the process, however it ends. Raises ServerError when another has it.
         """
         with self.pid_file.open("a+") as file:
             try:
@@ -207,6 +210,7 @@ class Home:
                     f" folder {self.root})",
                     "use it, end it with `basalt down`, or choose another folder in BASALT_HOME",
                 ) from error
+            privacy.close(self.root)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

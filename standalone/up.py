@@ -17,6 +17,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from libs.common.files import keep_private
 from standalone.home import DOOR_PORT, KAFKA_PORT, Home, default_root
 from standalone.processes import Edition, lay_out
 from standalone.supervisor import Supervisor, told_to_stop
@@ -48,6 +49,7 @@ def run(
     The ports are remembered: without an argument they are what they were. `as_program`: one line
     of JSON when it is ready, and nothing else on the standard output.
     """
+    keep_private()
     console = Console(stderr=as_program, highlight=False)
     home = Home.at(root or default_root())
     try:

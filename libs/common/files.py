@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 PRIVATE = 0o600
+PRIVATE_FOLDER = 0o700
+# What a process of ours leaves to its group and to others of what it creates: nothing.
+UMASK = 0o077
+
+
+def keep_private() -> None:
+    """From now on whatever this process and its children create is their user's alone."""
+    os.umask(UMASK)
 
 
 def write_durably(file: Path, content: bytes, mode: int = PRIVATE) -> None:

@@ -10,6 +10,8 @@ from typing import NoReturn, TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from libs.common.files import keep_private
+
 SERVICES = ("ingest", "trainer", "inference", "monitoring", "security", "gateway")
 
 # A folder with a file for each setting that is a secret: <folder>/basalt_service_credential.
@@ -47,8 +49,10 @@ class CommonSettings(BaseSettings):
 def read(kind: type[S]) -> S:
     """The settings from the environment and the folder of secrets.
 
-    Ends the process with a plain message when some lack.
+    Ends the process with a plain message when some lack. It is the first thing that a service does,
+    so from here on nothing that it writes is readable by other users.
     """
+    keep_private()
     folder = os.environ.get(SECRETS_FOLDER) or None
     if folder is not None and not Path(folder).is_dir():
         _refuse_secrets(f"{folder} is no folder")

@@ -62,6 +62,19 @@ def log_in(up: Up, password: str) -> None:
     )
 
 
+def open_to_others(home: Path) -> list[str]:
+    """What of the installation its group or others may do something with."""
+    paths = [home, *home.rglob("*")]
+    return [str(path) for path in paths if not path.is_symlink() and mode(path) & 0o077]
+
+
+def mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:  # A log that was put away meanwhile.
+        return 0
+
+
 def health(up: Up) -> dict[str, str]:
     """What is wrong with each component that `basalt status` knows; "" when nothing is."""
     answer = json.loads(run(up, "status", "--json").output)
@@ -71,11 +84,14 @@ def health(up: Up) -> dict[str, str]:
 @GROUP
 @pytest.mark.timeout(600)
 async def test_installation_through_its_whole_life(up: Up) -> None:
-    # The first start makes an administrator; everything serves.
-    log_in(up, noted_password(Path(up.start()["first_login"])))
+    # The first start makes an administrator; everything serves. A shell that hides nothing from
+    # others changes nothing about whose the files are.
+    log_in(up, noted_password(Path(up.start(umask=0)["first_login"])))
     succeeds(up, "tenant", "create", "acme")
     succeeds(up, "user", "create", "ada", "--role", "engineer")
     assert "Everything serves." in succeeds(up, "status")
+
+    assert open_to_others(up.home) == []
 
     # A second one is refused, and harms nothing.
     second = run(up, "up", "--port", "7999")
@@ -121,9 +137,13 @@ async def test_installation_through_its_whole_life(up: Up) -> None:
     assert down.status == 1
     assert "basalt up" in down.complaint
 
-    # The second start finds everything; kill -9 of it leaves nobody behind.
+    # The second start finds everything, and closes what an older release left open; kill -9 of it
+    # leaves nobody behind.
     up.options = ()
+    for opened in (up.home / "journals", up.home / "journals/security.db", up.home / "kafka"):
+        opened.chmod(0o777)
     again = up.start()
+    assert open_to_others(up.home) == []
     assert (again["door"], again["kafka"], again["first_login"]) == (up.door, up.kafka, None)
     succeeds(up, "login", "--tenant", "platform", "--name", "admin", "--password", PASSWORD)
     users = json.loads(succeeds(up, "user", "list", "--json"))

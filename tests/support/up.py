@@ -38,7 +38,7 @@ class Up:
         door, kafka = free_ports(2)
         return cls(home, ("--port", str(door), "--kafka-port", str(kafka)))
 
-    def begin(self) -> subprocess.Popen[str]:
+    def begin(self, umask: int = -1) -> subprocess.Popen[str]:
         self.process = subprocess.Popen(
             [*COMMAND, "up", "--json", *self.options],
             env=environment({"BASALT_HOME": str(self.home), **self.settings}),
@@ -47,12 +47,13 @@ class Up:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            umask=umask,
         )
         return self.process
 
-    def start(self) -> dict[str, Any]:
-        """What it prints when it is ready."""
-        process = self.begin()
+    def start(self, umask: int = -1) -> dict[str, Any]:
+        """What it prints when it is ready; started with the umask of the tests, or this one."""
+        process = self.begin(umask)
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], READY_S_MAX)
         line = process.stdout.readline() if ready else ""

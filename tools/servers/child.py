@@ -18,6 +18,7 @@ from tools.servers.waiting import POLL_S, wait_until
 LOG_BYTES_MAX = 16 * 1024 * 1024  # A larger log is set aside, once, at the next start.
 LOG_TAIL_BYTES = 16 * 1024
 LOG_TAIL_LINES = 20
+LOG_FOLDER_MODE, LOG_MODE = 0o700, 0o600
 KILLED_S_MAX = 10.0
 
 _LEASH = Path(__file__).with_name("leash.py")
@@ -107,7 +108,7 @@ class Child:
             raise self._error(f"is still there {KILLED_S_MAX:g} s after SIGKILL") from error
 
     def _rotate_log(self) -> None:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._log.parent.mkdir(parents=True, exist_ok=True, mode=LOG_FOLDER_MODE)
         if self._log.exists() and self._log.stat().st_size > LOG_BYTES_MAX:
             self._log.replace(self._log.with_name(self._log.name + ".1"))
 
@@ -121,7 +122,7 @@ class Child:
 def _spawn(
     words: list[str], *, log: Path, environment: Mapping[str, str], directory: Path
 ) -> subprocess.Popen[bytes]:
-    with log.open("ab") as output:
+    with open(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, LOG_MODE), "ab") as output:
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,

@@ -10,10 +10,12 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+UMASK = 0o077  # Whatever the command creates is its user's alone; not all servers see to that.
 
 
 def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
+    os.umask(UMASK)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:

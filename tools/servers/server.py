@@ -59,7 +59,7 @@ class Server(ABC):
         if self.alive:
             raise ServerError(self.name, "it is running already", "stop it first")
         self.obtain()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         require_free(self.name, self.ports, self.directory)
         self._clean()
         self._prepare()

@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 from libs.common.errors import DependencyError
-
-FILE_MODE = 0o640
+from libs.common.files import PRIVATE, PRIVATE_FOLDER
 
 
 class DiskDoorFolder:
@@ -18,7 +17,7 @@ class DiskDoorFolder:
     def prepare(self) -> None:
         """Raises DependencyError when it cannot be written to."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
         except OSError as error:
             raise self._failed(self._folder, error) from error
         if not os.access(self._folder, os.W_OK | os.X_OK):
@@ -37,7 +36,7 @@ class DiskDoorFolder:
         partial = target.with_name(f".{name}.{os.getpid()}")
         try:
             with partial.open("w") as file:
-                os.fchmod(file.fileno(), FILE_MODE)
+                os.fchmod(file.fileno(), PRIVATE)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
