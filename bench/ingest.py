@@ -25,6 +25,7 @@ from pathlib import Path
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from libs.common.kafka import KafkaAccess
 from services.ingest.outbound.kafka_records import KafkaRecords
 from services.ingest.outbound.kafka_topics import KafkaTopics
 from tests.support.eventually import eventually
@@ -125,9 +126,9 @@ async def bare(bootstrap: str, count: int) -> float:
 
 async def taken_in(bootstrap: str, count: int, folder: Path) -> float:
     """Seconds until the journal has committed them all."""
-    core = ingest_core(folder, KafkaTopics(bootstrap, replication=1))
+    core = ingest_core(folder, KafkaTopics(KafkaAccess(bootstrap), replication=1))
     await core.sources.put(TENANT, SOURCE, CONTRACT, "bench")
-    records = KafkaRecords(bootstrap, core.intake)
+    records = KafkaRecords(KafkaAccess(bootstrap), core.intake)
     began = time.perf_counter()
     await records.start()
     try:
@@ -156,7 +157,7 @@ def measure(count: int, rounds: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="basalt-bench-"))
     try:
         with Kafka(folder / "kafka") as kafka:
-            asyncio.run(KafkaTopics(kafka.bootstrap, replication=1).ensure([TOPIC]))
+            asyncio.run(KafkaTopics(KafkaAccess(kafka.bootstrap), replication=1).ensure([TOPIC]))
             size = uvloop.run(publish(kafka.bootstrap, count))
             pairs = [
                 (

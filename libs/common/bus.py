@@ -34,6 +34,7 @@ from libs.common.errors import BasaltError, DependencyError, InvalidInputError
 from libs.common.events import Event
 from libs.common.flow import DEAD_LETTER_SUFFIX, Topic
 from libs.common.identity import acting_for
+from libs.common.kafka import KafkaAccess
 from libs.common.publishing import DEAD_LETTER_BYTES_MAX, STOP_S_MAX, Publishing, stopped
 from libs.common.stores.ports import Outgoing
 
@@ -126,11 +127,11 @@ class Bus:
 
     name = "kafka"
 
-    def __init__(self, bootstrap: str, router: Router, *, replication: int = 1) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, access: KafkaAccess, router: Router, *, replication: int = 1) -> None:
+        self._access = access
         self._router = router
         self._replication = replication
-        self._publishing = Publishing(bootstrap, router.service)
+        self._publishing = Publishing(access, router.service)
         self._stopping = asyncio.Event()
         self._waiting: dict[tuple[str, int], str] = {}
         self._broker = self._new_broker()
@@ -142,7 +143,8 @@ class Bus:
 
     def _new_broker(self) -> KafkaBroker:
         broker = KafkaBroker(
-            self._bootstrap.split(","),
+            self._access.servers,
+            security=self._access.for_faststream(),
             client_id=self._router.service,
             consumer_only=True,
             allow_auto_create_topics=False,
@@ -175,7 +177,7 @@ class Bus:
         give_up_at = time.monotonic() + START_S_MAX
         while True:
             try:
-                await create_topics(self._bootstrap, self._topics())
+                await create_topics(self._access, self._topics())
                 await self._publishing.connect()
                 await self._broker.start()
                 return
@@ -183,7 +185,7 @@ class Bus:
             except (KafkaError, OSError, DependencyError) as error:
                 if time.monotonic() > give_up_at:
                     raise DependencyError(
-                        f"Kafka at {self._bootstrap} cannot be used: {error}.",
+                        f"Kafka at {self._access.bootstrap} cannot be used: {error}.",
                         which="kafka",
                         next_step="Start it, or set BASALT_KAFKA to where it is.",
                     ) from error
@@ -347,9 +349,9 @@ class Bus:
                 await self._stopping.wait()
 
 
-async def create_topics(bootstrap: str, topics: Sequence[NewTopic]) -> None:
+async def create_topics(access: KafkaAccess, topics: Sequence[NewTopic]) -> None:
     """Creates those that are missing. Raises KafkaError, or DependencyError with Kafka's reason."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap.split(","))
+    admin = AIOKafkaAdminClient(**access.for_aiokafka())
     try:
         await admin.start()
         answer: Any = await admin.create_topics(list(topics))

@@ -14,6 +14,7 @@ from libs.common.clock import Clock, SystemClock
 from libs.common.health import Check, Health
 from libs.common.identity import TokenVerifier
 from libs.common.journal import Journal, Relay
+from libs.common.kafka import KafkaAccess
 from libs.common.pb.basalt.v1 import security_pb2
 from libs.common.policy import Policy
 from libs.common.rpc import Guard, Peers, Server, ServerTls
@@ -36,6 +37,7 @@ class Foundation:
     open_peers: Peers
     verifier: TokenVerifier
     tls: ServerTls | None
+    kafka: KafkaAccess
 
     @classmethod
     def lay(cls, service: str, settings: CommonSettings) -> Foundation:
@@ -54,6 +56,7 @@ class Foundation:
             open_peers=open_peers,
             verifier=TokenVerifier(),
             tls=tls,
+            kafka=KafkaAccess.of(settings, service),
         )
 
     def build(
@@ -74,7 +77,7 @@ class Foundation:
         and `bus` are given by a service that makes them itself: security, which is asked by all
         others and asks nobody, and who publishes outside the journal.
         """
-        bus = bus or Bus(self.settings.kafka, router, replication=self.settings.replication)
+        bus = bus or Bus(self.kafka, router, replication=self.settings.replication)
         relay = Relay(self.journal, bus)
         access: list[AccessWatch] = []
         if guard is None:

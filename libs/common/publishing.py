@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from faststream.kafka import KafkaBroker
 
 from libs.common.errors import DependencyError, InvalidInputError
+from libs.common.kafka import KafkaAccess
 
 PUBLISH_S_MAX = 10.0
 PING_S_MAX = 2.0
@@ -48,8 +49,8 @@ class Publishing:
     first one's, and an outage of hours costs neither memory nor duplicates.
     """
 
-    def __init__(self, bootstrap: str, client_id: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, access: KafkaAccess, client_id: str) -> None:
+        self._access = access
         self._client_id = client_id
         self._connecting = asyncio.Lock()
         self._broker: KafkaBroker | None = None
@@ -110,7 +111,8 @@ class Publishing:
         async with self._connecting:
             if self._broker is None:
                 broker = KafkaBroker(
-                    self._bootstrap.split(","),
+                    self._access.servers,
+                    security=self._access.for_faststream(),
                     client_id=self._client_id,
                     acks="all",
                     enable_idempotence=True,
@@ -140,7 +142,7 @@ class Publishing:
             answers = False
         if not answers:
             raise DependencyError(
-                f"Kafka at {self._bootstrap} does not answer.",
+                f"Kafka at {self._access.bootstrap} does not answer.",
                 which="kafka",
                 next_step="Events wait in the outbox until it does.",
             )

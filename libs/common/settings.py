@@ -29,6 +29,12 @@ class CommonSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="BASALT_", frozen=True, extra="ignore")
 
     kafka: str = Field(description="Kafka's bootstrap servers: host:port[,host:port]")
+    kafka_password: SecretStr = Field(
+        SecretStr(""), description="Kafka's for this service, whose name is its user there"
+    )
+    kafka_ca: Path | None = Field(
+        None, description="Who signs Kafka's certificate, as a PEM file: TLS to Kafka"
+    )
     journal: str = Field(description="sqlite:FOLDER or mongodb://HOST/DATABASE")
     objects: str = Field(description="directory:FOLDER or s3:http://HOST:PORT/BUCKET")
     s3_access_key: SecretStr = Field(SecretStr(""), description="Of the objects' S3 account")

@@ -21,7 +21,7 @@ from services.ingest.settings import Settings
 def build(settings: Settings) -> Service:
     foundation = Foundation.lay("ingest", settings)
     journal, objects, clock = foundation.journal, foundation.objects, foundation.clock
-    topics = KafkaTopics(settings.kafka, settings.replication)
+    topics = KafkaTopics(foundation.kafka, settings.replication)
     streams = Streams(journal, objects)
     sources = Sources(journal, clock, streams, topics)
     datasets = Datasets(journal, objects, clock, sources, streams, settings.spool)
@@ -34,7 +34,7 @@ def build(settings: Settings) -> Service:
 
     uploads = Uploads(journal, objects, clock, sources, streams, notice, settings.spool)
     quarantine = Quarantine(journal, objects, clock, sources, streams, notice)
-    records = KafkaRecords(settings.kafka, Intake(journal, streams, sources, notice))
+    records = KafkaRecords(foundation.kafka, Intake(journal, streams, sources, notice))
     servicer = IngestServicer(sources, uploads, datasets, quarantine)
     return foundation.build(
         router=event_routes(),

@@ -57,7 +57,7 @@ def build(settings: Settings) -> Service:
     health = PlatformHealth(SERVICES, PeerHealth(SERVICE, ground.peers, open_peers, clock), clock)
     letters = DeadLetters(journal, ground.objects, alerts, meters, clock)
     router = event_routes(recording, watch, News(alerts), letters)
-    bus = Bus(settings.kafka, router, replication=settings.replication)
+    bus = Bus(ground.kafka, router, replication=settings.replication)
     store = open_traces(settings, clock)
     rpc = MonitoringRpc(
         health=health,

@@ -17,6 +17,7 @@ from libs.common.errors import DependencyError, InvalidInputError, NotFoundError
 from libs.common.events import DatasetVersioned
 from libs.common.flow import Topic
 from libs.common.identity import acting_tenant
+from libs.common.kafka import KafkaAccess
 from libs.common.stores.ports import Outgoing
 from tests.support.entries import dataset_versioned
 from tests.support.eventually import eventually
@@ -73,7 +74,7 @@ class Collector:
             self.ids.append(event.id)
             self.tenants.append(acting_tenant())
 
-        self.bus = Bus(bootstrap, router)
+        self.bus = Bus(KafkaAccess(bootstrap), router)
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ async def test_on_the_wire_an_event_is_a_cloud_event(kafka: Kafka, topic: Topic)
     router = Router("ingest")
     router.topics[topic.name] = topic
     event = dataset_versioned("one")
-    async with started(Bus(kafka.bootstrap, router)) as bus:
+    async with started(Bus(KafkaAccess(kafka.bootstrap), router)) as bus:
         await bus.publish(outgoing(topic, event))
 
     (record,) = await read(kafka.bootstrap, topic.name, 1)
@@ -218,7 +219,10 @@ async def test_a_dead_letter_replayed_is_handled(
     undertaker = Router(f"undertaker-{uuid4().hex}")
     undertaker.handlers[topic.dead_letters] = keep
     collector.refusal, collector.refused_ids = InvalidInputError("Not yet."), {"one"}
-    async with started(collector.bus) as bus, started(Bus(kafka.bootstrap, undertaker)) as other:
+    async with (
+        started(collector.bus) as bus,
+        started(Bus(KafkaAccess(kafka.bootstrap), undertaker)) as other,
+    ):
         await bus.publish(outgoing(topic, dataset_versioned("one")))
         await eventually(lambda: len(letters) == 1)
         collector.refusal = None

@@ -13,6 +13,7 @@ from typing import IO
 from libs.common.bus import Bus, Router
 from libs.common.events import DatasetVersioned
 from libs.common.flow import Topic
+from libs.common.kafka import KafkaAccess
 
 
 def note(file: IO[str], line: str) -> None:
@@ -33,7 +34,7 @@ async def consume(bootstrap: str, name: str, group: str, notes: str, hangs_at: s
                 await asyncio.Event().wait()
             note(file, f"ended {event.id}")
 
-        await Bus(bootstrap, router).start()
+        await Bus(KafkaAccess(bootstrap), router).start()
         note(file, "consuming")
         await asyncio.Event().wait()
 

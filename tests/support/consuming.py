@@ -16,6 +16,7 @@ import polars as pl
 from aiokafka import AIOKafkaProducer
 
 from libs.common import flow
+from libs.common.kafka import KafkaAccess
 from services.ingest.core.datasets import DatasetVersion
 from services.ingest.core.quarantine import Quarantined
 from services.ingest.outbound.kafka_records import KafkaRecords
@@ -105,11 +106,11 @@ async def consuming(
     by_itself: bool = True,
 ) -> AsyncIterator[Consuming]:
     """A replica; several on one folder share its journal. Not `by_itself`: processes consume."""
-    core = ingest_core(folder, KafkaTopics(bootstrap, replication=1))
+    core = ingest_core(folder, KafkaTopics(KafkaAccess(bootstrap), replication=1))
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5
     )
-    records = KafkaRecords(bootstrap, core.intake)
+    records = KafkaRecords(KafkaAccess(bootstrap), core.intake)
     running = Consuming(bootstrap, core, records, producer, source or new_source(), tenant)
     await producer.start()
     if by_itself:

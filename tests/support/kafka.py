@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from libs.common.bus import Bus, Router
 from libs.common.events import DatasetVersioned
 from libs.common.flow import Topic
+from libs.common.kafka import KafkaAccess
 
 READ_S_MAX = 30.0
 Headers = Sequence[tuple[str, bytes | None]]
@@ -42,7 +43,7 @@ async def started(bus: Bus) -> AsyncIterator[Bus]:
 @asynccontextmanager
 async def sender(bootstrap: str) -> AsyncIterator[Bus]:
     """A bus that only publishes."""
-    async with started(Bus(bootstrap, Router(f"sender-{uuid4().hex}"))) as bus:
+    async with started(Bus(KafkaAccess(bootstrap), Router(f"sender-{uuid4().hex}"))) as bus:
         yield bus
 
 

@@ -102,3 +102,15 @@ def test_the_names_of_upstream_topics_can_be_read_back() -> None:
 
     assert topic == "upstream.acme.hospital.lab-1"
     assert flow.upstream_names(topic) == ("acme", "hospital.lab-1")
+
+
+def test_one_module_alone_tells_clients_how_to_come_to_kafka() -> None:
+    """Whoever names servers by hand has forgotten to say who it is."""
+    words = {"bootstrap_servers", "security_protocol", "sasl_mechanism", "sasl_plain_password"}
+    found = [
+        f"{name_of(path)}:{node.value.lineno} {node.arg}"
+        for path in python_files("libs", "services", "standalone")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.keyword) and node.arg in words
+    ]
+    assert found == []

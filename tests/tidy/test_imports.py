@@ -16,7 +16,12 @@ INPUT_AND_OUTPUT = (
     *("libs.common.access", "libs.common.bus", "libs.common.foundation", "libs.common.pb"),
     *("libs.common.peers", "libs.common.publishing", "libs.common.rpc", "libs.common.settings"),
     *("libs.common.status", "libs.common.stores.directory", "libs.common.stores.minio"),
-    *("libs.common.http", "libs.common.stores.mongo", "libs.common.stores.mongo_collections"),
+    *(
+        "libs.common.http",
+        "libs.common.kafka",
+        "libs.common.stores.mongo",
+        "libs.common.stores.mongo_collections",
+    ),
     *("libs.common.stores.sqlite",),
 )
 ABOVE = ("services", "standalone", "apps", "tests", "bench")

@@ -18,6 +18,7 @@ import uvloop
 from libs.common.bus import Bus, Router
 from libs.common.clock import SystemClock
 from libs.common.errors import BasaltError, PreconditionError
+from libs.common.kafka import KafkaAccess
 from libs.common.runtime import Part, Service
 from services.gateway.core.door import ROUTES_FILE
 from services.gateway.core.envoy.clusters import DISPATCHER_SOCKET
@@ -142,7 +143,7 @@ class Telling:
 def build(settings: Settings) -> Service:
     sampler, spans = Sampler(samples_max=SAMPLES_MAX), SpanBuffer()
     serving = Serving(settings.triton, settings.door_folder.absolute(), sampler, spans)
-    predictions = KafkaPredictions(Bus(settings.kafka, Router("gateway")))
+    predictions = KafkaPredictions(Bus(KafkaAccess.of(settings, "gateway"), Router("gateway")))
     reporting = Reporting(
         snapshot=lambda: serving.dispatcher.snapshot(),
         sampler=sampler,

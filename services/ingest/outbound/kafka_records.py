@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from libs.common.errors import BasaltError, ConflictError, NotFoundError
+from libs.common.kafka import KafkaAccess
 from libs.common.publishing import stopped
 from services.ingest.core.chunk import CHUNK_BYTES_MAX, CHUNK_ROWS_MAX
 from services.ingest.core.intake import Intake
@@ -118,8 +119,8 @@ class KafkaRecords(ConsumerRebalanceListener):
 
     name = "records"
 
-    def __init__(self, bootstrap: str, intake: Intake) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, access: KafkaAccess, intake: Intake) -> None:
+        self._access = access
         self._intake = intake
         self._partitions: dict[TopicPartition, Partition] = {}
         self._consumer: AIOKafkaConsumer | None = None
@@ -166,7 +167,7 @@ class KafkaRecords(ConsumerRebalanceListener):
     async def _open(self) -> None:
         await self._intake.sources.ensure_topics()
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **self._access.for_aiokafka(),
             client_id="ingest-records",
             group_id=GROUP,
             enable_auto_commit=False,

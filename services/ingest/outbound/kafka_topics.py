@@ -10,14 +10,15 @@ from aiokafka.errors import KafkaError
 
 from libs.common import bus, flow
 from libs.common.errors import DependencyError
+from libs.common.kafka import KafkaAccess
 from libs.common.peers import within_deadline
 
 CREATE_S_MAX = 8.0
 
 
 class KafkaTopics:
-    def __init__(self, bootstrap: str, replication: int) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, access: KafkaAccess, replication: int) -> None:
+        self._access = access
         self._replication = replication
 
     async def ensure(self, topics: Sequence[str]) -> None:
@@ -36,11 +37,11 @@ class KafkaTopics:
         ]
         try:
             await asyncio.wait_for(
-                bus.create_topics(self._bootstrap, wanted), within_deadline(CREATE_S_MAX)
+                bus.create_topics(self._access, wanted), within_deadline(CREATE_S_MAX)
             )
         except (KafkaError, OSError, TimeoutError) as error:
             raise DependencyError(
-                f"Kafka at {self._bootstrap} cannot be reached to create a source's topic.",
+                f"Kafka at {self._access.bootstrap} cannot be reached to create a source's topic.",
                 which="kafka",
                 next_step="Try again when `basalt status` shows it serving.",
             ) from error

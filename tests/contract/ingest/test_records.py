@@ -9,6 +9,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from libs.common.errors import DependencyError
+from libs.common.kafka import KafkaAccess
 from services.ingest.outbound.kafka_topics import KafkaTopics
 from tests.support.consuming import Consuming, consuming
 from tests.support.eventually import eventually
@@ -149,7 +150,7 @@ async def test_stopping_commits_what_was_read(kafka: Kafka, tmp_path: Path) -> N
 
 async def test_a_source_put_without_kafka_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    core = ingest_core(tmp_path, KafkaTopics(f"127.0.0.1:{port}", replication=1))
+    core = ingest_core(tmp_path, KafkaTopics(KafkaAccess(f"127.0.0.1:{port}"), replication=1))
 
     with pytest.raises(DependencyError) as refused:
         await core.put_source()

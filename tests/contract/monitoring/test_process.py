@@ -16,6 +16,7 @@ import pytest
 
 from libs.common import flow
 from libs.common.bus import Bus, Router
+from libs.common.kafka import KafkaAccess
 from libs.common.stores.ports import Outgoing
 from services.monitoring.outbound.sqlite_serving import SqliteServing
 from tests.support.eventually import eventually
@@ -103,7 +104,7 @@ async def test_killed_while_it_counts(process: Process, kafka: Kafka) -> None:
         return sum(totals.requests for totals in (await store.totals(tenant)).values())
 
     # The gateway publishes these, so its bus makes the topic.
-    async with started(Bus(kafka.bootstrap, Router("gateway"))) as bus:
+    async with started(Bus(KafkaAccess(kafka.bootstrap), Router("gateway"))) as bus:
         await process.start()
         for number in range(BATCHES):
             await publish(bus, tenant, number)

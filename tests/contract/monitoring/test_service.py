@@ -29,6 +29,7 @@ from libs.common.bus import Bus, Router
 from libs.common.clock import SystemClock
 from libs.common.events import AlertRaised, DriftDetected, Event, PredictionsServed
 from libs.common.identity import TokenVerifier
+from libs.common.kafka import KafkaAccess
 from libs.common.pb.basalt.v1 import common_pb2, health_pb2
 from libs.common.pb.basalt.v1 import monitoring_pb2 as pb
 from libs.common.pb.basalt.v1.monitoring_pb2_grpc import MonitoringServiceStub
@@ -346,7 +347,7 @@ async def test_a_dead_letter_is_listed_and_goes_back_as_it_came(
         live_rows=1,
     )
     token = await monitoring.token()
-    async with monitoring.running() as stub, started(Bus(kafka.bootstrap, router)):
+    async with monitoring.running() as stub, started(Bus(KafkaAccess(kafka.bootstrap), router)):
         await monitoring.publish(event, TRACEPARENT)
 
         async def listed() -> pb.DeadLetter | None:
