@@ -7,12 +7,14 @@ token and from nowhere else. A service acts for the tenant whose call or event i
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from joserfc import jwt
 from joserfc.errors import JoseError, UnsupportedAlgorithmError
@@ -24,11 +26,15 @@ from libs.common.errors import DependencyError, UnauthenticatedError
 # Ed25519 under the name that Envoy's jwt_authn knows it by; RFC 9864 has a newer one.
 ALGORITHM = "EdDSA"
 ISSUER = "basalt"
+AUDIENCE = "basalt"
 # The tenant of the platform itself: its administrators, its services, its audit.
 PLATFORM = "platform"
 CLOCK_SKEW_S = 30
 VERIFIED_TOKENS_MAX = 10_000
 TOKEN_CHARACTERS_MAX = 8_000
+# The door says in it from which address a call came, and takes away what callers put there.
+ADDRESS_HEADER = "x-basalt-address"
+ADDRESS_CHARACTERS_MAX = 64
 
 
 class TokenAlgorithms(JWSRegistry):
@@ -49,6 +55,8 @@ class Caller:
     roles: frozenset[str]
     token_id: str
     expires_at: float
+    # Seconds since 1970, as `expires_at`; tokens of old do not say it.
+    not_before: float = 0.0
 
     @property
     def is_service(self) -> bool:
@@ -58,6 +66,7 @@ class Caller:
 _caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
 _tenant: ContextVar[str] = ContextVar("tenant", default=PLATFORM)
 _call: ContextVar[str] = ContextVar("call", default="")
+_address: ContextVar[str] = ContextVar("address", default="")
 
 
 def caller() -> Caller:
@@ -89,6 +98,24 @@ def set_caller(who: Caller, idempotency_key: str = "") -> None:
     _call.set(f"call/{who.subject}/{idempotency_key}" if idempotency_key else "")
 
 
+def set_caller_address(said_by_door: str, peer: str) -> None:
+    """For the interceptor alone. `peer` is gRPC's name of who is connected: ipv4:10.0.0.7:4711."""
+    _address.set((said_by_door or _host_of(peer))[:ADDRESS_CHARACTERS_MAX])
+
+
+def caller_address() -> str:
+    """The network address that the call being handled came from; "" where there is no call.
+
+    By the door it is the one of whoever called the door.
+    """
+    return _address.get()
+
+
+def _host_of(peer: str) -> str:
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else ""
+
+
 def call_cause() -> str:
     """What a repeat of the call that is being handled has in common with it; "" when nothing."""
     return _call.get()
@@ -97,7 +124,9 @@ def call_cause() -> str:
 class TokenVerifier:
     """Verifies tokens with the keys it was last given; remembers the ones that held."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
+        """`now`: seconds since 1970; the machine's clock unless said otherwise."""
+        self._now = now or (lambda: time.time())
         self._keys = KeySet([])
         self._revoked: frozenset[str] = frozenset()
         self._verified: dict[str, Caller] = {}
@@ -139,8 +168,14 @@ class TokenVerifier:
             if len(self._verified) >= VERIFIED_TOKENS_MAX:
                 self._verified.clear()
             self._verified[token] = known
-        if known.expires_at + CLOCK_SKEW_S < time.time():
+        now = self._now()
+        if known.expires_at + CLOCK_SKEW_S < now:
             raise UnauthenticatedError("The token has expired.", next_step="Log in again.")
+        if known.not_before - CLOCK_SKEW_S > now:
+            raise UnauthenticatedError(
+                "The token does not hold yet.",
+                next_step="See that the clocks of the platform's machines agree.",
+            )
         if known.token_id in self._revoked:
             raise UnauthenticatedError("The token was revoked.", next_step="Log in again.")
         return known
@@ -152,6 +187,8 @@ class TokenVerifier:
             claims = jwt.decode(token, self._keys, registry=TokenAlgorithms()).claims
             if claims["iss"] != ISSUER:
                 raise ValueError("The token was issued by somebody else.")
+            if AUDIENCE not in _listed(claims["aud"]):
+                raise ValueError("The token is for somebody else.")
             if not isinstance(claims["roles"], list):
                 raise TypeError("Roles are a list.")
             return Caller(
@@ -159,10 +196,24 @@ class TokenVerifier:
                 subject=str(claims["sub"]),
                 roles=frozenset(map(str, claims["roles"])),
                 token_id=str(claims["jti"]),
-                expires_at=float(claims["exp"]),
+                expires_at=_moment(claims["exp"]),
+                not_before=_moment(claims.get("nbf", 0.0)),
             )
         # A header nested deeply enough ends the parser with a RecursionError.
         except (JoseError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UnauthenticatedError(
                 "The token does not hold.", next_step="Log in again: `basalt login`."
             ) from error
+
+
+def _listed(claim: Any) -> list[Any]:
+    """RFC 7519, 4.1.3: an audience is a text, or a list of them."""
+    return claim if isinstance(claim, list) else [claim]
+
+
+def _moment(claim: Any) -> float:
+    """A NumericDate. Raises TypeError or ValueError."""
+    at = float(claim)
+    if not math.isfinite(at):
+        raise ValueError("A moment is a finite number of seconds.")
+    return at

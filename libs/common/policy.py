@@ -24,14 +24,19 @@ SERVICE_ROLE = "service"
 CALLERS_MAX = 2_000
 OPEN = "open"
 PRIVILEGED = "privileged"
+INTERNAL = "internal"
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`open`: needs no identity. `privileged`: written to the audit log before it takes effect."""
+    """`open`: needs no identity. `privileged`: written to the audit log before it takes effect.
+
+    `internal`: between services; the door has no way to it.
+    """
 
     open: bool
     privileged: bool
+    internal: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,9 @@ class Policy:
     def access(self, method: str) -> Access:
         """`method` is "basalt.v1.IngestService/PutSource". One that is unknown is neither."""
         kinds = self.kinds(method)
-        return Access(open=OPEN in kinds, privileged=PRIVILEGED in kinds)
+        return Access(
+            open=OPEN in kinds, privileged=PRIVILEGED in kinds, internal=INTERNAL in kinds
+        )
 
     def decide(self, who: Caller, method: str, request: Message | None) -> Decision:
         if method not in self.methods:

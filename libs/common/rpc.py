@@ -30,7 +30,13 @@ from libs.common.errors import (
     DependencyError,
     InternalError,
 )
-from libs.common.identity import Caller, TokenVerifier, set_caller
+from libs.common.identity import (
+    ADDRESS_HEADER,
+    Caller,
+    TokenVerifier,
+    set_caller,
+    set_caller_address,
+)
 from libs.common.peers import (
     CALL_TIMEOUT_S,
     MESSAGE_BYTES_MAX,
@@ -98,6 +104,7 @@ class Guard:
             rpc_system="grpc",
         ) as span:
             set_time_left(context.time_remaining())
+            set_caller_address(metadata.get(ADDRESS_HEADER, ""), context.peer())
             try:
                 await self._admit(method, metadata, request)
                 yield

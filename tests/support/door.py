@@ -84,6 +84,8 @@ class Neighbours(IdentityServiceServicer, AuditServiceServicer, DeploymentServic
         self.routes: dict[tuple[str, str], inference_pb2.Route] = {}
         self.port = free_ports(1)[0]
         self.audited: list[str] = []
+        # What came with each call of GetJwks, which needs no token.
+        self.headers: list[dict[str, str]] = []
         self._version = 1
         self._changed = asyncio.Event()
         self._server: grpc.aio.Server | None = None
@@ -143,6 +145,12 @@ class Neighbours(IdentityServiceServicer, AuditServiceServicer, DeploymentServic
         answer.expires_at.GetCurrentTime()
         answer.expires_at.seconds += 600
         return answer
+
+    async def GetJwks(  # noqa: N802
+        self, request: security_pb2.GetJwksRequest, context: Any
+    ) -> security_pb2.GetJwksResponse:
+        self.headers.append(dict(context.invocation_metadata()))
+        return security_pb2.GetJwksResponse(jwks_json=json.dumps(self.ring.jwks()))
 
     async def WatchAccess(  # noqa: N802
         self, request: security_pb2.WatchAccessRequest, context: Any

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
 from libs.common.errors import DependencyError
-from libs.common.identity import Caller, TokenVerifier, caller
+from libs.common.identity import Caller, TokenVerifier, caller, caller_address
 from libs.common.policy import Policy
 from libs.common.rpc import Guard, Peers, Server, ServerTls
 from tests.support.tokens import KeyRing
@@ -67,9 +67,11 @@ class Echo:
     handled: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     callers: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
 
     def _begin(self, method: str, open_: bool = False) -> None:
         self.handled.append(method)
+        self.addresses.append(caller_address())
         if not open_:
             self.callers.append(caller().tenant)
         if self.error is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from joserfc import jwt
 from joserfc.jwk import OKPKey
 
-from libs.common.identity import ISSUER, TokenAlgorithms, TokenVerifier
+from libs.common.identity import AUDIENCE, ISSUER, TokenAlgorithms, TokenVerifier
 
 
 class KeyRing:
@@ -28,6 +28,7 @@ class KeyRing:
         """Ada's, an engineer's of acme, unless `claims` say otherwise; None leaves one out."""
         said = {
             "iss": ISSUER,
+            "aud": AUDIENCE,
             "sub": "ada",
             "tenant": "acme",
             "roles": ["engineer"],

@@ -23,8 +23,6 @@ SERVICES = {
     "basalt.v1.AuditService": "security",
     "basalt.v1.GatewayService": "gateway",
 }
-# Between the platform's own services; nobody comes by the door with a service's credential.
-PRIVATE = frozenset({"basalt.v1.IdentityService/IssueServiceToken"})
 
 
 def site(
@@ -49,6 +47,7 @@ def site(
         clusters={name: known[name] for name in sorted(set(SERVICES.values()) & known.keys())},
         services={name: peer for name, peer in SERVICES.items() if peer in known},
         open_methods=tuple(sorted(_open(policy))),
+        internal_methods=tuple(sorted(_internal(policy))),
         infer_roles=tuple(_permitted(policy)),
         tls=tls,
         mutual_tls=mutual_tls,
@@ -56,9 +55,15 @@ def site(
 
 
 def _open(policy: Policy) -> Iterable[str]:
-    return (
-        method for method in policy.methods if policy.access(method).open and method not in PRIVATE
-    )
+    """Without the internal ones: nobody comes by the door with a service's credential."""
+    for method in policy.methods:
+        access = policy.access(method)
+        if access.open and not access.internal:
+            yield method
+
+
+def _internal(policy: Policy) -> Iterable[str]:
+    return (method for method in policy.methods if policy.access(method).internal)
 
 
 def _permitted(policy: Policy) -> Iterable[str]:

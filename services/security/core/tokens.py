@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 from libs.common.clock import Clock
 from libs.common.errors import UnauthenticatedError
-from libs.common.identity import ISSUER, PLATFORM
+from libs.common.identity import AUDIENCE, ISSUER, PLATFORM
 from libs.common.policy import SERVICE_ROLE
 from services.security.core.access import Access, TokenKey
 from services.security.ports import TokenFormat
 
 TOKEN_LIFE_S = 15 * 60
-AUDIENCE = "basalt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,7 @@ class Tokens:
         use: str,
     ) -> Issued:
         """`use` is user, key or service."""
+        now = int(self.clock.now().timestamp())
         claims = {
             "iss": ISSUER,
             "aud": AUDIENCE,
@@ -73,7 +73,8 @@ class Tokens:
             "roles": sorted(roles),
             "use": use,
             "jti": token_id,
-            "iat": int(self.clock.now().timestamp()),
+            "iat": now,
+            "nbf": now,
             "exp": expires_at,
         }
         token = self.format.encode(self.access.token_private_key(key), claims)

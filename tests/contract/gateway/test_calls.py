@@ -46,7 +46,14 @@ async def test_a_prediction_says_which_version_made_it(shared_door: Door) -> Non
 
 @pytest.mark.parametrize(
     ("case", "said"),
-    [("none", "missing"), ("garbage", "Jwt"), ("forged", "verification"), ("expired", "expired")],
+    [
+        ("none", "missing"),
+        ("garbage", "Jwt"),
+        ("forged", "verification"),
+        ("expired", "expired"),
+        ("too early", "not yet valid"),
+        ("for somebody else", "Audiences"),
+    ],
 )
 async def test_without_a_token_that_holds_nobody_gets_in(
     shared_door: Door, case: str, said: str
@@ -56,6 +63,8 @@ async def test_without_a_token_that_holds_nobody_gets_in(
         "garbage": "x.y.z",
         "forged": KeyRing("one").token(roles=["application"]),
         "expired": shared_door.token(exp=int(time.time()) - 120),
+        "too early": shared_door.token(nbf=int(time.time()) + 120),
+        "for somebody else": shared_door.token(aud="another-platform"),
     }[case]
 
     code, message = await refusal(shared_door, token)
@@ -242,17 +251,39 @@ async def test_other_services_are_behind_the_same_door(shared_door: Door) -> Non
         # A login needs no token: security itself answers, here a neighbour that cannot.
         login = IdentityServiceStub(channel).Login(security_pb2.LoginRequest(), timeout=10)
         assert "not implemented" in (await outcome(login))[1]
-        # What is the platform's own is not served to anybody outside.
-        issue = IdentityServiceStub(channel).IssueServiceToken(
-            security_pb2.IssueServiceTokenRequest(), timeout=10
-        )
-        assert (await outcome(issue))[0] is Code.UNAUTHENTICATED
+        # What is the platform's own is not served to anybody outside, whatever their token says.
+        for roles in (["administrator"], ["service"]):
+            bearer = shared_door.bearer(tenant="platform", roles=roles, sub="service:ingest")
+            issue = IdentityServiceStub(channel).IssueServiceToken(
+                security_pb2.IssueServiceTokenRequest(), metadata=bearer, timeout=10
+            )
+            watch = IdentityServiceStub(channel).WatchAccess(
+                security_pb2.WatchAccessRequest(), metadata=bearer, timeout=10
+            )
+            for call in (issue, watch.read()):
+                code, message = await outcome(call)
+                assert code is Code.UNIMPLEMENTED
+                assert message.startswith("The door has no such way")
         absent = IngestServiceStub(channel).ListSources(
             ingest_pb2.ListSourcesRequest(), metadata=shared_door.bearer(), timeout=10
         )
         code, message = await outcome(absent)
         assert code is Code.UNIMPLEMENTED
         assert "ListSources" in message
+
+
+async def test_services_are_told_the_callers_address_by_the_door_alone(shared_door: Door) -> None:
+    claimed = tuple(
+        (header, "203.0.113.9")
+        for header in ("x-basalt-address", "x-forwarded-for", "forwarded", "x-real-ip")
+    )
+    async with shared_door.channel() as channel:
+        identity = IdentityServiceStub(channel)
+        await identity.GetJwks(security_pb2.GetJwksRequest(), metadata=claimed, timeout=10)
+
+    told = shared_door.neighbours.headers[-1]
+    assert told["x-basalt-address"] == "127.0.0.1"
+    assert "203.0.113.9" not in told.values()
 
 
 async def put(door: Door, who: Any = None, **limits: Any) -> tuple[Code, str]:

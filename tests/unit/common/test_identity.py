@@ -44,6 +44,7 @@ def part(value: Any) -> str:
 
 CLAIMS = {
     "iss": "basalt",
+    "aud": "basalt",
     "sub": "mallory",
     "tenant": "acme",
     "roles": ["administrator"],
@@ -121,6 +122,17 @@ def test_a_forged_token_does_not_hold(verifier: TokenVerifier, name: str) -> Non
         {"exp": None},
         {"exp": "soon"},
         {"exp": [1]},
+        {"exp": "inf"},
+        {"exp": "nan"},
+        {"aud": None},
+        {"aud": "somebody-else"},
+        {"aud": ["somebody-else"]},
+        {"aud": []},
+        {"aud": {"basalt": 1}},
+        {"aud": "basalt-and-more"},
+        {"nbf": int(time.time()) + 600},
+        {"nbf": "later"},
+        {"nbf": None, "exp": int(time.time()) - 2 * CLOCK_SKEW_S},
     ],
 )
 def test_claims_that_are_missing_or_odd_do_not_hold(
@@ -141,6 +153,13 @@ def test_an_unknown_key_does_not_hold_and_one_of_several_does(verifier: TokenVer
 def test_a_token_without_a_key_id_does_not_hold(verifier: TokenVerifier) -> None:
     with pytest.raises(UnauthenticatedError):
         verifier.verify(RING.token(header={"alg": "EdDSA"}))
+
+
+def test_a_token_for_several_and_one_of_a_clock_that_is_a_little_ahead_hold(
+    verifier: TokenVerifier,
+) -> None:
+    assert verifier.verify(RING.token(aud=["other", "basalt"])).subject == "ada"
+    assert verifier.verify(RING.token(nbf=int(time.time()) + CLOCK_SKEW_S - 5)).subject == "ada"
 
 
 def test_a_token_expires_also_when_it_is_remembered(

@@ -450,3 +450,15 @@ async def test_a_traceparent_that_is_none_begins_a_trace(running: Running, spans
     await eventually(lambda: spans.named(f"{NAME}/Open"))
     (span,) = spans.named(f"{NAME}/Open")
     assert span.parent is None
+
+
+async def test_a_call_has_the_address_that_the_door_says_or_else_its_own(running: Running) -> None:
+    stub = running.stub()
+    for told in ("203.0.113.9", "2001:db8::1", "f" * 1_000):
+        await stub.One(HELLO, metadata=(("x-basalt-address", told),))
+    await stub.One(HELLO)
+    await stub.Open(HELLO)
+
+    assert running.echo.addresses[:2] == ["203.0.113.9", "2001:db8::1"]
+    assert len(running.echo.addresses[2]) <= 64
+    assert running.echo.addresses[3:] == ["127.0.0.1"] * 2

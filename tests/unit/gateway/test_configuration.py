@@ -14,7 +14,7 @@ from services.gateway.core.envoy import guards
 from services.gateway.core.envoy.configuration import Configuration, render
 from services.gateway.core.envoy.inputs import Access, Address, DoorTls, Inputs, Site
 from services.gateway.core.limits import Limits
-from services.gateway.core.site import site
+from services.gateway.core.site import SERVICES, site
 from tests.support.tokens import KeyRing
 
 PEERS = {
@@ -143,7 +143,38 @@ def test_identity_from_outside_is_taken_away_first() -> None:
         "x-basalt-tenant",
         "x-basalt-subject",
         "x-basalt-token-id",
+        "x-basalt-address",
+        "forwarded",
+        "x-forwarded-for",
+        "x-real-ip",
     }
+
+
+def test_every_way_but_the_predictions_says_the_callers_address() -> None:
+    for route in resource(rendered(), ROUTES)["virtual_hosts"][0]["routes"]:
+        if "route" not in route or route["route"]["cluster"] == "dispatcher":
+            continue
+        (added,) = route["request_headers_to_add"]
+        assert added["header"]["key"] == "x-basalt-address", route["name"]
+        assert "DIRECT_REMOTE_ADDRESS" in added["header"]["value"]
+        assert added["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
+
+
+def test_what_is_internal_has_no_way() -> None:
+    policy = Policy.load()
+    internal = {method for method in policy.methods if policy.access(method).internal}
+    served = {method for method in internal if method.partition("/")[0] in SERVICES}
+    routes = resource(rendered(), ROUTES)["virtual_hosts"][0]["routes"]
+    first: dict[str, bool] = {}  # The first route that fits decides.
+    for method in served:
+        for route in routes:
+            match = route["match"]
+            path = f"/{method}"
+            if match.get("path") == path or path.startswith(match.get("prefix", "no")):
+                first[method] = "route" in route
+                break
+    assert first == dict.fromkeys(served, False)
+    assert "basalt.v1.IdentityService/IssueServiceToken" in served
 
 
 def test_no_secret_reaches_the_access_log() -> None:

@@ -58,7 +58,6 @@ async def test_renewed_token_is_the_same_persons_and_the_old_one_goes_on(logins:
     second = await logins.users.renew("acme", "ann", first.issued.token_id)
     assert second.issued.expires_at == first.issued.expires_at + 600
     assert second.login_ends_at == first.login_ends_at
-    # Their expiry is judged by the machine's clock, which has not moved.
     for login in (first, second):
         who = logins.verifier.verify(login.issued.token)
         assert (who.tenant, who.subject, who.roles) == ("acme", "ann", {"engineer"})

@@ -93,6 +93,13 @@ ONLY_SERVICES = (
 )
 
 
+# Besides those: for whoever has a service's credential, and for one service alone.
+INTERNAL = (
+    "basalt.v1.IdentityService/IssueServiceToken",
+    "basalt.v1.SigningService/SignManifest",
+)
+
+
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     return Policy.load()
@@ -125,7 +132,8 @@ def test_every_method_of_every_contract_is_known_and_no_other(policy: Policy) ->
 
 @pytest.mark.parametrize("method", METHODS)
 def test_access(policy: Policy, method: str) -> None:
-    expected = Access(open=method in OPEN, privileged=method in PRIVILEGED)
+    internal = method in ONLY_SERVICES or method in INTERNAL
+    expected = Access(open=method in OPEN, privileged=method in PRIVILEGED, internal=internal)
     assert policy.access(method) == expected
 
 
@@ -154,9 +162,16 @@ def test_what_only_services_may(policy: Policy, method: str) -> None:
     assert allowed == {f"service:{name}" for name in SERVICES}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_no_person_may_is_internal(policy: Policy, method: str) -> None:
+    people = [who for who in everybody().values() if not who.is_service]
+    if not any(policy.decide(who, method, None).allowed for who in people) and method not in OPEN:
+        assert policy.access(method).internal, "The door would have a way to it: `internal`."
+
+
 def test_unknown_method_is_denied_and_not_open(policy: Policy) -> None:
     method = "basalt.v1.IngestService/DropEverything"
-    assert policy.access(method) == Access(open=False, privileged=False)
+    assert policy.access(method) == Access(open=False, privileged=False, internal=False)
     assert not policy.decide(person("administrator", "platform"), method, None).allowed
     # A kind of act is no method either.
     assert not policy.decide(person("engineer"), "engineer", None).allowed

@@ -64,7 +64,7 @@ class World:
 
     def __init__(self, folder: Path, master_key: bytes = MASTER_KEY) -> None:
         self.clock = HeldClock()
-        self.verifier = TokenVerifier()
+        self.verifier = TokenVerifier(lambda: self.clock.now().timestamp())
         self.journal = Journal(SqliteJournal(folder / "journal.db"), self.clock)
         self.signer = OpenSsfSigner()
         self.access = Access(
@@ -100,7 +100,7 @@ def test_token_says_who_and_for_how_long(world: World) -> None:
         "alg": "EdDSA", "kid": key_id, "typ": "JWT",
     }  # fmt: skip
     assert json.loads(base64.urlsafe_b64decode(claims)).keys() == {
-        "iss", "aud", "sub", "tenant", "roles", "use", "jti", "iat", "exp",
+        "iss", "aud", "sub", "tenant", "roles", "use", "jti", "iat", "nbf", "exp",
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from libs.common.identity import AUDIENCE, CLOCK_SKEW_S, ISSUER
 from services.gateway.core.envoy.inputs import Inputs
 from services.gateway.core.envoy.parts import (
     INFER_PATH,
@@ -20,8 +21,6 @@ from services.gateway.core.envoy.parts import (
 )
 from services.gateway.core.limits import REQUESTS_PER_SECOND_DEFAULT
 
-ISSUER = "basalt"  # As libs.common.identity has it.
-CLOCK_SKEW_S = 30
 TOKENS_CACHED_MAX = 10_000
 TOKEN_BYTES_MAX = 4_096
 # Calls that carry no identity, such as logins, share one limit.
@@ -63,6 +62,7 @@ def _tokens(inputs: Inputs) -> Json:
         return typed(kind)
     provider = {
         "issuer": ISSUER,
+        "audiences": [AUDIENCE],
         "local_jwks": {
             "inline_string": json.dumps({"keys": [dict(key) for key in inputs.access.keys]})
         },

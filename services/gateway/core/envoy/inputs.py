@@ -40,6 +40,7 @@ class Site:
     """What stays the same while the gateway runs: addresses, files, and the policy.
 
     `services` maps each gRPC service's full name to the cluster that serves it.
+    `internal_methods` are for services among each other: the door refuses them to everybody.
     `mutual_tls` is the folder of the certificates with which services prove themselves.
     """
 
@@ -50,6 +51,7 @@ class Site:
     clusters: Mapping[str, Address]
     services: Mapping[str, str]
     open_methods: tuple[str, ...]
+    internal_methods: tuple[str, ...]
     infer_roles: tuple[str, ...]
     tls: DoorTls | None = None
     mutual_tls: str = ""

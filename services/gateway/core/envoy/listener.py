@@ -5,6 +5,7 @@ from __future__ import annotations
 from services.gateway.core.envoy import guards, replies, routes
 from services.gateway.core.envoy.inputs import Address, DoorTls, Inputs, Site
 from services.gateway.core.envoy.parts import (
+    FORWARDING_HEADERS,
     IDENTITY_HEADERS,
     INFER_PATH,
     SUBJECT_HEADER,
@@ -104,10 +105,10 @@ def _router() -> Json:
 
 
 def _without_identity() -> Json:
-    """Who calls is said by the token alone: such headers from outside are taken away first."""
+    """Who calls is said by the token and the connection alone: what else says so is taken away."""
     mutation = typed(
         "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-        mutations=[{"remove": header} for header in IDENTITY_HEADERS],
+        mutations=[{"remove": header} for header in (*IDENTITY_HEADERS, *FORWARDING_HEADERS)],
     )
     return {"name": "envoy.http.early_header_mutation.header_mutation", "typed_config": mutation}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from libs.common.identity import ADDRESS_HEADER
+
 Json = dict[str, Any]
 
 _TYPES = "type.googleapis.com/envoy"
@@ -13,7 +15,9 @@ HTTP_FILTERS = f"{_TYPES}.extensions.filters.http"
 TENANT_HEADER = "x-basalt-tenant"
 SUBJECT_HEADER = "x-basalt-subject"
 TOKEN_ID_HEADER = "x-basalt-token-id"  # noqa: S105 - a header's name.
-IDENTITY_HEADERS = (TENANT_HEADER, SUBJECT_HEADER, TOKEN_ID_HEADER)
+IDENTITY_HEADERS = (TENANT_HEADER, SUBJECT_HEADER, TOKEN_ID_HEADER, ADDRESS_HEADER)
+# What proxies say of whom they call for: the door believes no proxy, nor does what is behind it.
+FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
 

@@ -31,24 +31,18 @@ def replies(site: Site) -> Json:
         "%REQ(x-basalt-subject)% may not call inference.GRPCInferenceService/ModelInfer: it needs "
         f"the role {needed}. Ask an administrator of your tenant for a role that may."
     )
-    revoked = {
-        "extension_filter": {
-            "name": "refused-by",
-            "typed_config": typed(
-                "extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-                expression=f"response.code_details.contains('{REVOKED_POLICY}')",
-            ),
-        }
-    }
     cases: list[tuple[Json, str, int]] = [
         (_status(429), RATE, 0),
-        (_all(_status(403), revoked), REVOKED, 401),
+        (_all(_status(403), _because(REVOKED_POLICY)), REVOKED, 401),
+        # To Envoy a token for somebody else is one that may not; to callers it is none.
+        (_all(_status(403), _because("Audiences")), f"%LOCAL_REPLY_BODY%. {LOG_IN}", 401),
         (_status(401), f"%LOCAL_REPLY_BODY%. {LOG_IN}", 0),
         (_status(403), forbidden, 0),
         (_flags("UO"), OVERFLOW, 0),
         (_flags("UF", "UC", "UH", "UR", "NC", "LR"), UNREACHABLE, 0),
         (_flags("OM"), OVERLOADED, 0),
         (_flags("NR"), NO_ROUTE, 0),
+        (_status(404), "%LOCAL_REPLY_BODY%", 0),
     ]
     return {
         "mappers": [
@@ -74,6 +68,15 @@ def _mappers(case: Json, text: str, status: int) -> list[Json]:
             **rewritten,
         },
     ]
+
+
+def _because(words: str) -> Json:
+    """Whether Envoy's own account of a refusal has these words."""
+    config = typed(
+        "extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+        expression=f"response.code_details.contains('{words}')",
+    )
+    return {"extension_filter": {"name": "refused-by", "typed_config": config}}
 
 
 def _text(text: str) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libs.common.identity import ADDRESS_HEADER
 from services.gateway.core.envoy.inputs import Inputs, Site
 from services.gateway.core.envoy.parts import (
     DISPATCHER,
@@ -19,6 +20,7 @@ INFER_IDLE_S_MAX = 120.0
 # A stream on which nothing happens for so long, such as the watch of a long training.
 STREAM_IDLE_S_MAX = 3_600.0
 REST_S_MAX = 75.0
+NOT_HERE = "The door has no such way; see docs/reference/gateway.md for what it offers."
 NO_KEYS = (
     "Tokens cannot be verified: security has not published its keys yet. Try again shortly; "
     "`basalt status` shows what is wrong."
@@ -30,7 +32,7 @@ def routes(inputs: Inputs) -> Json:
     site = inputs.site
     found = [_ready()]
     if inputs.access.keys:
-        found += [_infer(), *_slow_grpc(), _rest(), *_services(site)]
+        found += [_infer(), *_slow_grpc(), _rest(), *_internal(site), *_services(site)]
     else:
         found += [*_open(site), *_slow_grpc_open(), _refusal(503, NO_KEYS)]
     return {
@@ -66,7 +68,20 @@ def _slow_grpc_open() -> list[Json]:
 def _rest() -> Json:
     match = {"path_separated_prefix": "/v2"}
     action = {"cluster": SLOW_REST, "timeout": seconds(REST_S_MAX)}
-    return {"name": "rest", "match": match, "route": action}
+    return {"name": "rest", "match": match, "route": action} | _with_address()
+
+
+def _internal(site: Site) -> list[Json]:
+    """Before the services' own ways: what they ask of each other is as unknown here as a typo."""
+    return [
+        {
+            "name": f"no-{method}",
+            "match": {"path": f"/{method}"},
+            "direct_response": {"status": 404, "body": {"inline_string": NOT_HERE}},
+        }
+        for method in site.internal_methods
+        if method.partition("/")[0] in site.services
+    ]
 
 
 def _services(site: Site) -> list[Json]:
@@ -88,7 +103,16 @@ def _grpc(name: str, match: Json, cluster: str, idle_s_max: float = STREAM_IDLE_
     # The caller's deadline travels on in grpc-timeout and is kept by who answers: a timer here
     # would only be a second one.
     action = {"cluster": cluster, "timeout": "0s", "idle_timeout": seconds(idle_s_max)}
-    return {"name": name, "match": match, "route": action}
+    route = {"name": name, "match": match, "route": action}
+    # Predictions ask for nobody's address, and have none to carry.
+    return route if cluster == DISPATCHER else route | _with_address()
+
+
+def _with_address() -> Json:
+    """The other end of the connection, whatever the caller says of itself."""
+    header = {"key": ADDRESS_HEADER, "value": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}
+    added = {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {"request_headers_to_add": [added]}
 
 
 def _refusal(status: int, text: str) -> Json:
