@@ -193,7 +193,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
             processes = {"triton": triton.pid, "dispatcher": dispatching.pid, "envoy": envoy.pid}
             authorization = ["-H", f"authorization: Bearer {token}"]
             targets = {
-                "raw": [f"http://{triton.grpc_address}{PATH}", "-d", str(folder / "raw")],
+                "raw": [f"http://triton{PATH}", "-B", triton.grpc_address, "-d",
+                        str(folder / "raw")],
                 "dispatcher": [f"http://dispatcher{PATH}", "-B", f"unix:{socket}", "-d",
                                str(folder / MODEL), "-H", f"x-basalt-tenant: {TENANT}"],
                 "chain": [f"http://127.0.0.1:{port}{PATH}", "-d", str(folder / MODEL),

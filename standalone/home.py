@@ -29,7 +29,7 @@ SOCKET_FOLDER_BYTES_MAX = 80
 # What a new installation takes with a first small model; a start with less would end half done.
 FREE_BYTES_MIN = 512 * 1024 * 1024
 # Each keeps the ports that nobody else needs to know in its own folder.
-SERVERS = ("envoy", "kafka", "triton")
+SERVERS = ("envoy", "kafka")
 # Everything that lies in the folder. What is not listed here is not ours, and is never removed.
 CONTENTS = (
     "basalt.pid",
@@ -60,8 +60,9 @@ class Secrets:
     """Random, made at the first start, readable by their owner alone."""
 
     master_key: str
-    triton_control_key: str
     service_credentials: dict[str, str]
+    # Of an installation from when Triton listened on a port; nobody asks for it any more.
+    triton_control_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,6 @@ class Home:
             self._require_nothing_sealed(file)
             made = {
                 "master_key": base64.b64encode(secrets.token_bytes(MASTER_KEY_BYTES)).decode(),
-                "triton_control_key": secrets.token_hex(CREDENTIAL_BYTES),
                 "service_credentials": {
                     service: secrets.token_urlsafe(CREDENTIAL_BYTES) for service in SERVICES
                 },

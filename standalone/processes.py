@@ -122,11 +122,9 @@ def lay_out(
     """
     stores = stores or Stores.in_folder(home.root)
     ports = home.ports(door_port, kafka_port)
-    triton_control_key = home.secrets.triton_control_key
     kafka = Kafka(home.root / "kafka", ports["kafka"])
     triton = Triton(
         home.root / "triton",
-        control_key=triton_control_key,
         traces_url=f"http://{address(ports['otlp_http'])}/v1/traces",
     )
     envoy = Envoy(home.door / "envoy.json", home.root / "envoy")
@@ -193,7 +191,6 @@ class _Settings:
     def inference(self) -> dict[str, str]:
         return {
             "BASALT_TRITON": self.triton.grpc_address,
-            "BASALT_TRITON_CONTROL_KEY": self.home.secrets.triton_control_key,
             "BASALT_TRITON_BACKEND": "python",
         }
 

@@ -97,8 +97,12 @@ def servers(folder: Path, secrets: Path, otlp_http: int) -> Iterator[dict[str, s
         Kafka(folder / "kafka") as kafka,
         MinIO(folder / "minio") as minio,
         FerretDB(folder / "ferretdb") as ferretdb,
+        # Containers run as other users, who may not look into the folder of its socket.
         Triton(
-            folder / "triton", control_key=platform["triton_control_key"], traces_url=traces
+            folder / "triton",
+            tcp=True,
+            control_key=platform["triton_control_key"],
+            traces_url=traces,
         ) as triton,
     ):
         yield {

@@ -10,7 +10,7 @@ from libs.common.settings import CommonSettings
 
 
 class Settings(CommonSettings):
-    triton: str = Field(description="Triton's gRPC address: host:port")
+    triton: str = Field(description="Triton's gRPC address: host:port, or unix:PATH")
     door_listen: str = Field(description="Where Envoy listens for callers: host:port")
     door_folder: Path = Field(
         description="Folder of Envoy's configuration, the routes and the dispatcher's socket"

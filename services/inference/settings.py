@@ -10,7 +10,7 @@ from libs.common.settings import CommonSettings
 
 
 class Settings(CommonSettings):
-    triton: str = Field(description="Triton's gRPC address: host:port")
+    triton: str = Field(description="Triton's gRPC address: host:port, or unix:PATH")
     triton_control_key: SecretStr = Field(
         SecretStr(""), description="What Triton's restricted protocols ask for; empty: nothing"
     )

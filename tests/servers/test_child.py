@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.servers import child as child_module
 from tools.servers.child import Child
 from tools.servers.errors import ServerError
 from tools.servers.waiting import wait_until
@@ -18,6 +19,7 @@ while True:
 """
 PARENT = """
 import os, pathlib, signal, sys
+from tools.servers import child as child_module
 from tools.servers.child import Child
 from tools.servers.waiting import wait_until
 folder = pathlib.Path(sys.argv[1])
@@ -91,3 +93,46 @@ def test_no_child_survives_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert parent.stdout, parent.stderr
 
     assert wait_until(lambda: has_ended(int(parent.stdout)), 10)
+
+
+SHOW = """
+import os, pathlib
+pathlib.Path("/tmp/of-the-child").touch()
+print(sorted(os.listdir("/tmp")), os.listdir("/dev/shm"), os.path.exists(os.environ["KEPT"]))
+"""
+
+
+def leashed(private: Path, kept: Path) -> subprocess.CompletedProcess[str]:
+    leash = Path(child_module.__file__).with_name("leash.py")
+    options = ["--private", private, kept, "--"]
+    return subprocess.run(
+        [sys.executable, "-I", "-S", leash, str(os.getpid()), *options, sys.executable, "-c", SHOW],
+        env={**os.environ, "KEPT": str(kept / "there")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_a_child_may_have_temporary_folders_and_shared_memory_to_itself(tmp_path: Path) -> None:
+    private, kept = tmp_path / "private", tmp_path / "kept"
+    private.mkdir()
+    kept.mkdir()
+    (kept / "there").touch()
+
+    seen = leashed(private, kept)
+
+    below = [tmp_path.parts[2]] if tmp_path.is_relative_to("/tmp") else []
+    assert seen.stdout.strip() == f"{sorted(['of-the-child', *below])} [] True"
+    assert seen.stderr == ""
+    assert (private / "of-the-child").exists()
+    assert not Path("/tmp/of-the-child").exists()
+
+
+def test_a_child_that_may_have_none_runs_and_says_so(tmp_path: Path) -> None:
+    try:
+        seen = leashed(tmp_path / "missing", Path(sys.prefix))
+        assert "those of this machine" in seen.stderr
+        assert "of-the-child" in seen.stdout
+    finally:
+        Path("/tmp/of-the-child").unlink()

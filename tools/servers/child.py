@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 from tools.servers.errors import ServerError
@@ -22,6 +23,20 @@ LOG_FOLDER_MODE, LOG_MODE = 0o700, 0o600
 KILLED_S_MAX = 10.0
 
 _LEASH = Path(__file__).with_name("leash.py")
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """A /tmp and a /dev/shm that the process alone sees, where the kernel lets it.
+
+    `temporary` is its /tmp; `kept` are folders that it has to see even where they lie below those.
+    """
+
+    temporary: Path
+    kept: tuple[Path, ...] = ()
+
+    def words(self) -> list[str]:
+        return ["--private", str(self.temporary), *dict.fromkeys(map(str, self.kept))]
 
 
 class Child:
@@ -39,12 +54,15 @@ class Child:
         log: Path,
         environment: Mapping[str, str],
         directory: Path,
+        privacy: Privacy | None = None,
     ) -> None:
         self._name = name
         self._log = log
         self._rotate_log()
         self._log_start = log.stat().st_size if log.exists() else 0
-        words = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *map(str, command)]
+        leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid())]
+        private = privacy.words() if privacy else []
+        words = [*leash, *private, "--", *map(str, command)]
         self._process = _in_lasting_thread(
             lambda: _spawn(words, log=log, environment=environment, directory=directory)
         )

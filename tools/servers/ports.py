@@ -43,10 +43,10 @@ def free_ports(count: int) -> list[int]:
     """Different ports of the loopback address that nobody listens on or has just been given."""
     found: list[int] = []
     for port in _candidates():
-        if is_free(port) and _claimed(port):
-            found.append(port)
         if len(found) == count:
             return found
+        if is_free(port) and _claimed(port):
+            found.append(port)
     raise ServerError(
         "ports",
         f"fewer than {count} free ports between {PORT_MIN} and {PORT_MAX}",

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from tools.servers.cache import Report, silent
-from tools.servers.child import Child
+from tools.servers.child import Child, Privacy
 from tools.servers.errors import ServerError
 from tools.servers.ports import remembered_ports, require_free
 
@@ -51,6 +51,10 @@ class Server(ABC):
     def _environment(self) -> dict[str, str]:
         return plain_environment()
 
+    def _privacy(self) -> Privacy | None:
+        """What it has to itself of what users of a machine share; most servers need nothing."""
+        return None
+
     def _clean(self) -> None:  # noqa: B027 - most servers leave nothing.
         """Remove what a dead server leaves outside its directory."""
 
@@ -69,6 +73,7 @@ class Server(ABC):
             log=self.log,
             environment=self._environment(),
             directory=self.directory,
+            privacy=self._privacy(),
         )
         self._child.wait_until_ready(self._ready, self.READY_S_MAX)
         return self

@@ -1,25 +1,30 @@
 """NVIDIA Triton from the wheel `nvidia-pytriton`: CPU, Python backend, an environment of its own.
 
-The wheel is of 2024 and lacks newer security fixes. So it listens on loopback only, and the
-control key guards what changes the server. The key is on Triton's command line, which has no
-other way to take it: other users of the same machine can read it there.
+The wheel is of 2024 and lacks newer security fixes, and whoever reaches Triton may run code as its
+user. So nobody else reaches it: it listens on a Unix socket in a folder of mode 0700, and has /tmp
+and /dev/shm to itself where the kernel lets it (`leash.py`).
 """
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import ClassVar
 
+import grpc
+
 from tools.servers.cache import Report, digest, obtain_once, silent
+from tools.servers.child import Privacy
 from tools.servers.errors import ServerError
 from tools.servers.ports import LOOPBACK
-from tools.servers.server import Server, answers_ok, plain_environment
+from tools.servers.server import PROBE_S_MAX, Server, plain_environment
 
 VERSION = "2.51.0"
 WHEEL_VERSION = "0.7.0"  # Of nvidia-pytriton, which carries this Triton.
@@ -29,18 +34,27 @@ INSTALL_S_MAX = 1_200.0
 CONTROL_KEY_NAME = "basalt-control"
 RESTRICTED = "model-repository,shared-memory,trace,logging"
 EXIT_S_MAX = 5  # What Triton grants requests in flight when it is stopped.
+SERVER_READY = "/inference.GRPCInferenceService/ServerReady"
+READY = b"\x08\x01"  # ServerReadyResponse(ready=True) on the wire.
 TRACES_DELAY_MS = 500
 # One in so many calls begins a trace of its own. One that brings a trace is always traced.
 TRACES_RATE = 2**31 - 1
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend puts its regions.
+TEMPORARY = Path("/tmp")  # noqa: S108 - where Triton puts a load call's files, whatever TMPDIR says.
 LOADED_FILES = re.compile(r"/tmp/folder\w{6}(?=/)")  # noqa: S108 - Triton chose it.
+# Younger copies of models may belong to a load that another Triton of this user is busy with.
+STALE_S_MIN = 600.0
+# A Unix socket's path, with the byte that ends it, in Linux.
+SOCKET_BYTES_MAX = 107
 
 
 class Triton(Server):
     """A Triton that loads models on request only.
 
-    `control_key` guards the model repository, shared memory, trace and log calls: a gRPC client
-    sends it as the metadata `control_header`, an HTTP client as the header `basalt-control`.
+    `grpc_address` is what a gRPC client takes: of the Unix socket, or of a loopback port with
+    `tcp`, for clients that are not of this user, as containers are. `control_key` guards the model
+    repository, shared memory, trace and log calls: a client sends it as the metadata
+    `control_header`. It is on Triton's command line, so it is for tests and for containers.
     """
 
     name: ClassVar[str] = "triton"
@@ -49,20 +63,16 @@ class Triton(Server):
     def __init__(
         self,
         directory: Path,
-        port: int | None = None,
         *,
-        http_port: int | None = None,
-        metrics_port: int | None = None,
+        tcp: bool = False,
         control_key: str | None = None,
         repository: Path | None = None,
         traces_url: str | None = None,
     ) -> None:
-        super().__init__(directory, {"grpc": port, "http": http_port, "metrics": metrics_port})
-        self.grpc_address = f"{LOOPBACK}:{self.ports['grpc']}"
-        self.http_address = f"{LOOPBACK}:{self.ports['http']}"
-        self.metrics_address = f"{LOOPBACK}:{self.ports['metrics']}"
-        self.url = f"http://{self.http_address}"
-        self.metrics_url = f"http://{self.metrics_address}/metrics"
+        super().__init__(directory, {"grpc": None} if tcp else {})
+        # Triton wants a port beside each address, and gRPC makes it a part of the socket's name.
+        self.socket = self.directory / "socket" / "t:1"
+        self.grpc_address = f"{LOOPBACK}:{self.ports['grpc']}" if tcp else f"unix:{self.socket}"
         self.control_key = control_key
         self.repository = (repository or self.directory / "models").absolute()
         self.traces_url = traces_url
@@ -80,6 +90,16 @@ class Triton(Server):
 
     def _prepare(self) -> None:
         self.repository.mkdir(parents=True, exist_ok=True)
+        if len(os.fsencode(self.socket)) > SOCKET_BYTES_MAX:
+            raise ServerError(
+                self.name,
+                f"the path of its socket, {self.socket}, is over {SOCKET_BYTES_MAX} bytes",
+                "choose a folder with a shorter path",
+            )
+        # Whoever may look into it may connect: the socket itself takes everybody.
+        _private_folder(self.socket.parent)
+        self.socket.unlink(missing_ok=True)
+        _private_folder(self._temporary)
 
     def _command(self) -> list[str | Path]:
         folder = self.obtain()
@@ -103,21 +123,18 @@ class Triton(Server):
         ]
 
     def _addresses(self) -> list[str]:
-        return [
-            f"--grpc-address={LOOPBACK}",
-            f"--grpc-port={self.ports['grpc']}",
-            f"--http-address={LOOPBACK}",
-            f"--http-port={self.ports['http']}",
-            f"--metrics-address={LOOPBACK}",
-            f"--metrics-port={self.ports['metrics']}",
-            "--allow-gpu-metrics=false",
-        ]
+        if self.ports:
+            grpc_at = [f"--grpc-address={LOOPBACK}", f"--grpc-port={self.ports['grpc']}"]
+        else:
+            address, _, port = self.grpc_address.rpartition(":")
+            grpc_at = [f"--grpc-address={address}", f"--grpc-port={port}"]
+        # HTTP takes no Unix socket. What its metrics tell is asked by gRPC, as statistics.
+        return [*grpc_at, "--allow-http=false", "--allow-metrics=false"]
 
     def _restrictions(self) -> list[str]:
         if self.control_key is None:
             return []
-        rule = f"{RESTRICTED}:{CONTROL_KEY_NAME}={self.control_key}"
-        return [f"--grpc-restricted-protocol={rule}", f"--http-restricted-api={rule}"]
+        return [f"--grpc-restricted-protocol={RESTRICTED}:{CONTROL_KEY_NAME}={self.control_key}"]
 
     def _tracing(self) -> list[str]:
         if self.traces_url is None:
@@ -142,7 +159,28 @@ class Triton(Server):
         return plain
 
     def _ready(self) -> bool:
-        return answers_ok(f"{self.url}/v2/health/ready")
+        with grpc.insecure_channel(self.grpc_address) as channel:
+            ask = channel.unary_unary(
+                SERVER_READY, request_serializer=None, response_deserializer=None
+            )
+            try:
+                return ask(b"", timeout=PROBE_S_MAX) == READY
+            except grpc.RpcError:
+                return False
+
+    # What a Triton leaves behind: copies of models in /tmp, and regions in /dev/shm. Where both are
+    # its own, they end with it; elsewhere they are told apart and removed.
+
+    @property
+    def _temporary(self) -> Path:
+        return self.directory / "tmp"
+
+    def _privacy(self) -> Privacy | None:
+        folders = (self.directory, self.repository, self.obtain(), _libpython().parent)
+        return Privacy(
+            temporary=self._temporary,
+            kept=(*folders, Path(sys.base_prefix), Path(sys.prefix)),
+        )
 
     def kill(self) -> None:
         folders = self._folders_of_models()
@@ -151,19 +189,68 @@ class Triton(Server):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _folders_of_models(self) -> set[Path]:
-        """Where a load call's files lie: in /tmp, whatever TMPDIR says; each stub names its own.
+        """Where a load call's files lie in the /tmp that others see; each stub names its own.
 
         Triton removes them itself when it may; a killed one cannot.
         """
-        if not self.alive:
+        if not self.alive or self.has_own_mounts:
             return set()
-        words = [word for stub in _stubs(self.pid) for word in stub]
-        found = (LOADED_FILES.match(word) for word in words)
-        return {Path(match[0]) for match in found if match}
+        return _named_folders(word for stub in _stubs(self.pid) for word in stub)
+
+    @property
+    def has_own_mounts(self) -> bool:
+        """Whether its /tmp and /dev/shm are its own."""
+        return _mounts(self.pid) not in ("", _mounts(os.getpid()))
 
     def _clean(self) -> None:
         for region in SHARED_MEMORY.glob(f"{self._region_prefix}*"):
             region.unlink(missing_ok=True)
+        if self._temporary.is_dir():
+            for left in self._temporary.iterdir():
+                shutil.rmtree(left, ignore_errors=True)
+        for folder in _stale_folders():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _private_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+
+
+def _mounts(pid: int) -> str:
+    """The mount namespace of a process of ours; "" when it has gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return ""
+
+
+def _named_folders(words: Iterator[str]) -> set[Path]:
+    return {Path(match[0]) for word in words if (match := LOADED_FILES.match(word))}
+
+
+def _stale_folders() -> Set[Path]:
+    """Copies of models that no process names any more, of this user, in the /tmp that all see."""
+    found = {
+        folder
+        for folder in TEMPORARY.glob("folder" + "?" * 6)
+        if (folder / "1/model.onnx").exists() and _is_stale(folder)
+    }
+    return found - _named_folders(_words()) if found else found
+
+
+def _is_stale(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        stat = folder.lstat()
+        return stat.st_uid == os.geteuid() and time.time() - stat.st_mtime > STALE_S_MIN
+    return False
+
+
+def _words() -> Iterator[str]:
+    """The words of every command line that this user may read."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield from (process / "cmdline").read_text(errors="replace").split("\0")
 
 
 def _stubs(pid: int) -> Iterator[list[str]]:

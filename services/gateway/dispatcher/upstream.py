@@ -41,6 +41,7 @@ KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_PROBES = 3
 UNACKNOWLEDGED_MS_MAX = 20_000  # Of TCP: a peer whose machine is gone is noticed after this.
 
+UNIX = "unix:"  # As gRPC writes the address of a Unix socket; what follows is its path.
 MODEL_INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
 
 _REQUEST_BLOCK = b"".join(
@@ -266,12 +267,13 @@ def _decoded(message: bytes) -> str:
 
 
 class Upstream:
-    """Keeps one usable connection to Triton, as long as there is a Triton to connect to."""
+    """Keeps one usable connection to Triton, as long as there is a Triton to connect to.
+
+    `address` is host:port, or unix:PATH.
+    """
 
     def __init__(self, address: str, ends: ExchangeEnds, *, answer_bytes_max: int) -> None:
-        host, _, port = address.rpartition(":")
         self.address = address
-        self._host, self._port = host.strip("[]"), int(port)
         self._ends = ends
         self._answer_bytes_max = answer_bytes_max
         self._reader = HeaderReader(interpret_answer)
@@ -318,7 +320,7 @@ class Upstream:
         """Returns once requests may be sent. Raises OSError."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_S_MAX):
-            _, connection = await loop.create_connection(self._protocol, self._host, self._port)
+            _, connection = await self._open(loop)
             self._connections.add(connection)
             try:
                 while not connection.usable and not connection.closed:
@@ -329,6 +331,16 @@ class Upstream:
                 raise
         if connection.closed:
             raise ConnectionError("it closed the connection at once")
+
+    async def _open(
+        self, loop: asyncio.AbstractEventLoop
+    ) -> tuple[asyncio.BaseTransport, TritonConnection]:
+        if self.address.startswith(UNIX):
+            return await loop.create_unix_connection(
+                self._protocol, self.address.removeprefix(UNIX)
+            )
+        host, _, port = self.address.rpartition(":")
+        return await loop.create_connection(self._protocol, host.strip("[]"), int(port))
 
     def _protocol(self) -> TritonConnection:
         return TritonConnection(

@@ -72,9 +72,7 @@ def test_port_that_another_role_had_earlier(folder: Path, role: str) -> None:
     assert home.ports() == earlier
 
 
-@pytest.mark.parametrize(
-    ("server", "role"), [("triton", "metrics"), ("envoy", "admin"), ("kafka", "controller")]
-)
+@pytest.mark.parametrize(("server", "role"), [("envoy", "admin"), ("kafka", "controller")])
 def test_port_that_a_server_has_for_itself(folder: Path, server: str, role: str) -> None:
     home = Home.at(folder)
     earlier = home.ports(*free_ports(2))
