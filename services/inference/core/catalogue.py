@@ -87,8 +87,9 @@ class Catalogue:
         async def moved(latest: Entry | None) -> Change | None:
             if latest is None:
                 raise _no_model(model)
-            aliases = {**latest.state["aliases"], alias: number}
-            if aliases == latest.state["aliases"]:
+            before = versions.numbering(latest)
+            aliases = {**before.aliases, alias: number}
+            if aliases == before.aliases:
                 return None
             if len(aliases) > ALIASES_MAX:
                 raise InvalidInputError(
@@ -96,17 +97,18 @@ class Catalogue:
                     which=model,
                     next_step="Move one of those it has.",
                 )
-            return Change("AliasMoved", {**latest.state, "aliases": aliases})
+            return Change("AliasMoved", before.model_copy(update={"aliases": aliases}).model_dump())
 
         aggregate = names.model_aggregate(tenant, model)
         return _model(await self.journal.decide(aggregate, None, by, moved))
 
 
 def _model(entry: Entry) -> Model:
+    known = versions.numbering(entry)
     return Model(
         name=entry.name,
-        latest_version=entry.state["latest_version"],
-        aliases=dict(entry.state["aliases"]),
+        latest_version=known.latest_version,
+        aliases=dict(known.aliases),
         changed_at=entry.at,
     )
 

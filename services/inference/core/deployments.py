@@ -35,6 +35,16 @@ class Variant(BaseModel):
     approved_by: str
 
 
+class Deployed(BaseModel):
+    """The state of a deployment: what was decided. Who and when stands in the entry."""
+
+    model_config = ConfigDict(frozen=True)
+
+    action: Action
+    reason: str
+    variants: tuple[Variant, ...]
+
+
 class Revision(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -60,6 +70,7 @@ class Revision(BaseModel):
 
 
 def of(entry: Entry) -> Revision:
+    decided = Deployed.model_validate(entry.state)
     return Revision(
         tenant=entry.tenant,
         model=entry.name,
@@ -67,7 +78,9 @@ def of(entry: Entry) -> Revision:
         at=entry.at,
         by=entry.by,
         cause=entry.cause,
-        **entry.state,
+        action=decided.action,
+        reason=decided.reason,
+        variants=decided.variants,
     )
 
 

@@ -35,9 +35,9 @@ class Gates:
         """Judges every candidate there is. Raises the last error; the others are tried as well."""
         failure: BasaltError | None = None
         for entry in await self.journal.heads("version"):
-            if entry.state["stage"] != Stage.CANDIDATE:
-                continue
             version = versions.of(entry)
+            if version.stage != Stage.CANDIDATE:
+                continue
             try:
                 with telemetry.span(
                     "GateModelVersion", under=version.traceparent, basalt_model=version.model
@@ -57,7 +57,7 @@ class Gates:
         passed = all(result.passed for result in results)
 
         async def gated(latest: Entry | None) -> Change | None:
-            if latest is None or latest.state["stage"] != Stage.CANDIDATE:
+            if latest is None or versions.of(latest).stage != Stage.CANDIDATE:
                 return None
             state = versions.of(latest).model_copy(
                 update={

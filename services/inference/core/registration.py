@@ -18,7 +18,7 @@ from libs.common.errors import IntegrityError, InvalidInputError
 from libs.common.events import TrainingCompleted
 from libs.common.journal import Change, Journal
 from libs.common.stores.ports import Entry, ObjectStore
-from services.inference.core import names
+from services.inference.core import names, versions
 from services.inference.core.manifest import MANIFEST, MANIFEST_BYTES_MAX, File, Manifest, parse
 from services.inference.core.versions import ModelVersion, Stage
 from services.inference.ports import Candidates, Part
@@ -54,14 +54,13 @@ class Registration:
 
     async def _allot(self, event: TrainingCompleted) -> int:
         async def next_number(latest: Entry | None) -> Change:
-            state = dict(latest.state) if latest else {"aliases": {}, "latest_version": 0}
-            return Change(
-                "VersionAllotted", {**state, "latest_version": state["latest_version"] + 1}
-            )
+            before = versions.numbering(latest)
+            after = before.model_copy(update={"latest_version": before.latest_version + 1})
+            return Change("VersionAllotted", after.model_dump())
 
         aggregate = names.model_aggregate(event.tenant, event.model)
         entry = await self.journal.decide(aggregate, event.id, event.author, next_number)
-        return int(entry.state["latest_version"])
+        return versions.numbering(entry).latest_version
 
     async def _begin(self, event: TrainingCompleted, manifest: Manifest, number: int) -> None:
         version = ModelVersion(

@@ -156,9 +156,5 @@ class Rollout:
             ),
             by=by,
         )
-        state = {
-            "action": action,
-            "reason": reason,
-            "variants": [each.model_dump(mode="json") for each in variants],
-        }
-        return Change(f"Deployment{action.capitalize()}", state, [event])
+        state = deployments.Deployed(action=action, reason=reason, variants=variants)
+        return Change(f"Deployment{action.capitalize()}", state.model_dump(mode="json"), [event])

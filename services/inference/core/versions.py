@@ -46,6 +46,13 @@ class ReviewRecord(_Frozen):
     at: datetime
 
 
+class Numbering(_Frozen):
+    """The state of a model: how many versions were allotted, and which of them have a name."""
+
+    aliases: dict[str, int] = {}
+    latest_version: int = 0
+
+
 class ModelVersion(_Frozen):
     """`traceparent` is of the event that made it: what is done for it later joins that trace."""
 
@@ -95,6 +102,10 @@ class ModelVersion(_Frozen):
 
     def file(self, name: str) -> File:
         return next(file for file in self.files if file.name == name)
+
+
+def numbering(entry: Entry | None) -> Numbering:
+    return Numbering.model_validate(entry.state) if entry is not None else Numbering()
 
 
 def of(entry: Entry) -> ModelVersion:

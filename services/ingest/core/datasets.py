@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from libs.common import flow, telemetry
 from libs.common.clock import Clock
 from libs.common.errors import NotFoundError, PreconditionError
@@ -24,53 +22,19 @@ from libs.common.journal import Change, Journal, aggregate
 from libs.common.stores.ports import Entry, ObjectStore
 from services.ingest.core.assembly import (
     Assembled,
-    ColumnSummary,
     StoredFile,
     assemble,
     canonical,
 )
 from services.ingest.core.chunk import digest
 from services.ingest.core.objects import fetch_file, store_file, verified
+from services.ingest.core.sealed import Manifest, Sealed
 from services.ingest.core.sources import Sources, Terms
 from services.ingest.core.streams import REPLAY, Position, Streams, committed
 
 KIND = "dataset"
-FORMAT = "basalt.dataset/1"
 # Fetching chunks is mostly waiting for the store.
 FETCHES_AT_ONCE = 8
-
-
-class Manifest(BaseModel):
-    """What the rows of a version are."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: str = FORMAT
-    dataset: str
-    version: int
-    row_count: int
-    key: tuple[str, ...]
-    label: str | None
-    columns: tuple[ColumnSummary, ...]
-    files: tuple[StoredFile, ...]
-    parents: tuple[str, ...]
-    source_revision: int
-    contract_sha256: str
-
-
-class Sealed(BaseModel):
-    """The state of a dataset after a version. `covers` says how far it goes in each stream."""
-
-    model_config = ConfigDict(frozen=True)
-
-    manifest: Manifest
-    manifest_sha256: str
-    covers: dict[str, int]
-    events: StoredFile
-    accepted_total: int
-    duplicates_dropped: int
-    quarantined: int
-    trace_id: str
 
 
 @dataclass(frozen=True, slots=True)

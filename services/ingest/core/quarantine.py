@@ -12,9 +12,10 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
+from pydantic import BaseModel, ConfigDict
 
 from libs.common import telemetry
 from libs.common.clock import Clock
@@ -45,6 +46,15 @@ _ID = re.compile(r"([a-z0-9-]{1,48})\.([a-z0-9]{1,20})\.([0-9]{1,18})\.([0-9]{1,
 State = Literal["held", "mended", "replayed"]
 # Source, stream, version of the entry, number in the entry.
 Place = tuple[str, str, int, int]
+
+
+class Overlay(BaseModel):
+    """What was done about a held record; `mended` is the digest of its new body, or empty."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: State = "held"
+    mended: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +140,14 @@ class Quarantine:
             sent = await self.journal.store.by_cause(
                 stream(tenant, record.source, REPLAY), identifier
             )
-            if sent is not None or (latest is not None and latest.state["state"] == "replayed"):
+            if sent is not None or (latest is not None and _overlay(latest).state == "replayed"):
                 raise PreconditionError(
                     f"The record {identifier} was replayed already.",
                     which=identifier,
                     next_step="Publish a new event to change what it said.",
                 )
-            return Change("RecordMended", {"state": "mended", "mended": digest(body)})
+            mended = Overlay(state="mended", mended=digest(body))
+            return Change("RecordMended", mended.model_dump())
 
         overlay = aggregate(tenant, KIND, identifier)
         await self.journal.decide(overlay, self.clock.new_id(), by, decide)
@@ -153,12 +164,12 @@ class Quarantine:
         body = record.mended or record.record.row
         if record.state != "replayed":
             await self._send_in(record, body, by)
-        state = {"state": "replayed", "mended": digest(body) if record.mended else ""}
+        state = Overlay(state="replayed", mended=digest(body) if record.mended else "")
 
         async def decide(latest: Entry | None) -> Change | None:
-            if latest is not None and latest.state["state"] == "replayed":
+            if latest is not None and _overlay(latest).state == "replayed":
                 return None
-            return Change("RecordReplayed", state)
+            return Change("RecordReplayed", state.model_dump())
 
         # Only now: a crash before this leaves a record that was sent in and may be sent in again,
         # to no effect, and never one that says so and was not.
@@ -260,19 +271,23 @@ class Quarantine:
     async def _shown(
         self, entry: Entry, source: str, identifier: str, held: Held, overlay: Entry | None
     ) -> Quarantined:
-        said: Any = overlay.state if overlay is not None else {"state": "held", "mended": ""}
-        mended = said["mended"]
+        said = _overlay(overlay) if overlay is not None else Overlay()
+        mended = said.mended
         return Quarantined(
             id=identifier,
             tenant=entry.tenant,
             source=source,
-            state=said["state"],
+            state=said.state,
             record=held,
             mended=await self.streams.read(entry.tenant, "mended", mended) if mended else b"",
             at=entry.at,
             by=entry.by,
             cause=entry.cause,
         )
+
+
+def _overlay(entry: Entry) -> Overlay:
+    return Overlay.model_validate(entry.state)
 
 
 def _newest_held(position: Position) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from libs.common import flow
 from libs.common.clock import Clock
@@ -13,12 +14,19 @@ from libs.common.journal import Change, Journal, aggregate
 from libs.common.stores.ports import Entry
 from services.ingest.core import contract as contracts
 from services.ingest.core.contract import Contract
+from services.ingest.core.sealed import Sealed
 from services.ingest.core.streams import Streams
 from services.ingest.core.validation import Checker
 from services.ingest.ports import UpstreamTopics
 
 KIND = "source"
 CONTRACTS_CACHED_MAX = 1_000
+
+
+class SourceState(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    contract_yaml: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +83,11 @@ class Sources:
         await self.topics.ensure([flow.upstream_topic(tenant, contract.name)])
 
         async def decide(latest: Entry | None) -> Change | None:
-            if latest is not None and latest.state["contract_yaml"] == contract_yaml:
+            state = SourceState(contract_yaml=contract_yaml)
+            if latest is not None and _state(latest) == state:
                 return None
             await self._check_change(tenant, contract)
-            return Change("SourcePut", {"contract_yaml": contract_yaml})
+            return Change("SourcePut", state.model_dump())
 
         return _source(await self.journal.decide(name, self.clock.new_id(), by, decide))
 
@@ -113,11 +122,10 @@ class Sources:
     async def counts(self, tenant: str, name: str) -> Counts:
         positions = await self.streams.positions(tenant, name)
         dataset = await self.journal.latest(aggregate(tenant, "dataset", name))
-        state: Any = dataset.state if dataset else {}
         return Counts(
             accepted=sum(each.state.accepted_total for each in positions),
             held=sum(each.state.held_total for each in positions),
-            duplicate=int(state.get("duplicates_dropped", 0)),
+            duplicate=Sealed.model_validate(dataset.state).duplicates_dropped if dataset else 0,
         )
 
     async def ensure_topics(self) -> None:
@@ -136,16 +144,20 @@ class Sources:
     async def _check_change(self, tenant: str, contract: Contract) -> None:
         latest = await self._find(tenant, contract.name)
         if latest is not None:
-            before = contracts.parse(str(latest.state["contract_yaml"]))
+            before = contracts.parse(_state(latest).contract_yaml)
             counts = await self.counts(tenant, contract.name)
             contracts.check_change(before, contract, rows_accepted=counts.accepted > 0)
+
+
+def _state(entry: Entry) -> SourceState:
+    return SourceState.model_validate(entry.state)
 
 
 def _source(entry: Entry) -> Source:
     return Source(
         tenant=entry.tenant,
         name=entry.name,
-        contract_yaml=str(entry.state["contract_yaml"]),
+        contract_yaml=_state(entry).contract_yaml,
         revision=entry.version,
         at=entry.at,
         by=entry.by,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from libs.common import journal, telemetry
 from libs.common.clock import Clock
@@ -14,6 +14,12 @@ from libs.common.stores.ports import Entry
 
 Severity = Literal["info", "warning", "critical"]
 MESSAGE_CHARACTERS_MAX = 2_000
+
+
+class Alert(AlertRaised):
+    """What is kept of an alert: the event, and the trace in which it was raised."""
+
+    trace_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +42,11 @@ class Alerts:
                 subject=subject,
                 message=message[:MESSAGE_CHARACTERS_MAX],
             )
-            state: dict[str, Any] = alert.model_dump(mode="json")
-            return Change("AlertRaised", state | {"trace_id": telemetry.trace_id()}, (alert,))
+            kept = Alert(**alert.model_dump(), trace_id=telemetry.trace_id())
+            return Change("AlertRaised", kept.model_dump(mode="json"), (alert,))
 
         entry = await self.journal.decide(_log(tenant), cause, "monitoring", decide)
-        return AlertRaised.model_validate(entry.state)
+        return alert_of(entry)
 
     async def page(self, tenant: str, size: int, token: str) -> tuple[list[Entry], str]:
         """Entries newest first, and the token of the next page ("" at the end)."""
@@ -57,6 +63,10 @@ class Alerts:
         if token and not 1 < before < end:
             raise not_a_token()
         return before
+
+
+def alert_of(entry: Entry) -> Alert:
+    return Alert.model_validate(entry.state)
 
 
 def _log(tenant: str) -> str:

@@ -15,7 +15,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
 
 from libs.common import flow, journal
 from libs.common.clock import Clock
@@ -48,6 +50,27 @@ class Burial:
     key: str
     body: bytes
     headers: Mapping[str, str]
+
+
+class Letter(BaseModel):
+    """What is kept of a dead letter; its body is an object, `body_start` its beginning in base64.
+
+    `key` and `headers` are those it had on its topic, where a replay publishes it again.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    topic: str
+    consumer: str
+    error: str
+    attempts: int
+    key: str
+    headers: dict[str, str]
+    body_sha256: str
+    body_start: str
+    size_bytes: int
+    at: datetime
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,31 +106,31 @@ class DeadLetters:
             for name, value in burial.headers.items()
             if not name.startswith(BURIAL_PREFIX)
         ]
-        state: dict[str, Any] = {
-            "topic": topic,
-            "consumer": consumer,
-            "error": burial.headers.get("basalt-error", ""),
-            "attempts": _number(burial.headers.get("basalt-tries", "")),
-            "key": burial.key,
-            "headers": dict(headers[:HEADERS_MAX]),
-            "body_sha256": digest,
-            "body_start": base64.b64encode(burial.body[:BODY_SHOWN_BYTES]).decode(),
-            "size_bytes": len(burial.body),
-            "at": self.clock.now().isoformat(),
-            "replayed": False,
-        }
+        letter = Letter(
+            topic=topic,
+            consumer=consumer,
+            error=burial.headers.get("basalt-error", ""),
+            attempts=_number(burial.headers.get("basalt-tries", "")),
+            key=burial.key,
+            headers=dict(headers[:HEADERS_MAX]),
+            body_sha256=digest,
+            body_start=base64.b64encode(burial.body[:BODY_SHOWN_BYTES]).decode(),
+            size_bytes=len(burial.body),
+            at=self.clock.now(),
+        )
         name = f"{topic}-{burial.partition}-{burial.offset:012d}"
         taken = False
 
         async def decide(latest: Entry | None) -> Change | None:
             nonlocal taken
             taken = latest is None
+            state = letter.model_dump(mode="json")
             return Change("DeadLetterTaken", state) if latest is None else None
 
         await self.journal.decide(
             journal.aggregate(tenant, KIND, name), "taken", "monitoring", decide
         )
-        await self._alert(tenant, topic, consumer, state["error"])
+        await self._alert(tenant, topic, consumer, letter.error)
         if taken:
             self.meters.dead_letter(topic, consumer)
 
@@ -134,7 +157,7 @@ class DeadLetters:
         while True:
             entries = await self.journal.store.heads(KIND, of, after=after, limit=size + 1)
             for entry in entries:
-                if not topic or entry.state["topic"] == topic:
+                if not topic or _kept(entry).topic == topic:
                     if len(letters) == size:
                         return letters, letters[-1].id
                     letters.append(_letter(entry))
@@ -166,18 +189,18 @@ class Replay:
         """
         cause = self.journal.this_call()
         found = await self._find(tenant, letter_id)
-        if found.state["replayed"]:
+        letter = _kept(found)
+        if letter.replayed:
             return _letter(found), found.cause != cause
-        body = await self.objects.get(_object(found.tenant, found.state["body_sha256"]))
-        await self.publisher.send(
-            found.state["topic"], found.state["key"], body, found.state["headers"]
-        )
+        body = await self.objects.get(_object(found.tenant, letter.body_sha256))
+        await self.publisher.send(letter.topic, letter.key, body, letter.headers)
 
         async def decide(latest: Entry | None) -> Change | None:
-            known = latest or found
-            if known.state["replayed"]:
+            known = _kept(latest or found)
+            if known.replayed:
                 return None
-            return Change("DeadLetterReplayed", {**known.state, "replayed": True})
+            replayed = known.model_copy(update={"replayed": True})
+            return Change("DeadLetterReplayed", replayed.model_dump(mode="json"))
 
         entry = await self.journal.decide(found.aggregate, cause, by, decide)
         return _letter(entry), entry.cause != cause
@@ -205,18 +228,22 @@ def _tenant_of(body: bytes) -> str:
     return tenant if isinstance(tenant, str) and _TENANT.fullmatch(tenant) else PLATFORM
 
 
+def _kept(entry: Entry) -> Letter:
+    return Letter.model_validate(entry.state)
+
+
 def _letter(entry: Entry) -> DeadLetter:
-    state = entry.state
+    letter = _kept(entry)
     return DeadLetter(
         id=f"{entry.tenant}/{entry.name}",
-        topic=state["topic"],
-        consumer=state["consumer"],
-        error=state["error"],
-        attempts=state["attempts"],
-        body=base64.b64decode(state["body_start"]),
-        size_bytes=state["size_bytes"],
-        at=datetime.fromisoformat(state["at"]),
-        replayed=state["replayed"],
+        topic=letter.topic,
+        consumer=letter.consumer,
+        error=letter.error,
+        attempts=letter.attempts,
+        body=base64.b64decode(letter.body_start),
+        size_bytes=letter.size_bytes,
+        at=letter.at,
+        replayed=letter.replayed,
     )
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
 from libs.common import journal, telemetry
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError, NotFoundError
@@ -37,6 +39,38 @@ SELF = "monitoring"
 # So many features are named in an event or alert; the report has them all.
 FEATURES_NAMED_MAX = 200
 FEATURES_TOLD_MAX = 5
+
+
+class NotedVariant(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    weight: int
+    since: datetime
+
+
+class Watched(BaseModel):
+    """The state of a watch: the variants of a deployment's revision, by version."""
+
+    model_config = ConfigDict(frozen=True)
+
+    revision: int
+    variants: dict[int, NotedVariant]
+
+
+class OpenEpisode(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    event_id: str
+    trace_id: str
+    since: str
+
+
+class Drifting(BaseModel):
+    """The state of a model's drift: the open episodes, by version."""
+
+    model_config = ConfigDict(frozen=True)
+
+    episodes: dict[int, OpenEpisode]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +126,18 @@ class DriftWatch:
         """Takes note of what serves now. The versions that serve on keep their beginning."""
 
         async def decide(latest: Entry | None) -> Change | None:
-            if latest is not None and latest.state["revision"] >= event.revision:
+            if latest is not None and _watched(latest).revision >= event.revision:
                 return None  # Delivered again, or late.
             before = {each.version: each for each in _versions(latest)}
             variants = {
-                str(variant.version): {
-                    "weight": variant.weight,
-                    "since": (
-                        before[variant.version].since if variant.version in before else event.at
-                    ).isoformat(),
-                }
+                variant.version: NotedVariant(
+                    weight=variant.weight,
+                    since=before[variant.version].since if variant.version in before else event.at,
+                )
                 for variant in event.variants
             }
-            return Change("DeploymentNoted", {"revision": event.revision, "variants": variants})
+            state = Watched(revision=event.revision, variants=variants)
+            return Change("DeploymentNoted", state.model_dump(mode="json"))
 
         aggregate = journal.aggregate(event.tenant, "watch", event.model)
         await self._journal.decide(aggregate, event.id, event.by or SELF, decide)
@@ -320,31 +353,34 @@ def _versions(watch: Entry | None) -> list[Serving]:
     if watch is None:
         return []
     return [
-        Serving(int(version), each["weight"], datetime.fromisoformat(each["since"]))
-        for version, each in watch.state["variants"].items()
+        Serving(version, each.weight, each.since)
+        for version, each in _watched(watch).variants.items()
     ]
+
+
+def _watched(entry: Entry) -> Watched:
+    return Watched.model_validate(entry.state)
 
 
 def _episodes(entry: Entry | None) -> dict[int, Episode]:
     if entry is None:
         return {}
     return {
-        int(version): Episode(int(version), each["event_id"], each["trace_id"], each["since"])
-        for version, each in entry.state["episodes"].items()
+        version: Episode(version, each.event_id, each.trace_id, each.since)
+        for version, each in Drifting.model_validate(entry.state).episodes.items()
     }
 
 
 def _state(episodes: dict[int, Episode]) -> dict[str, Any]:
-    return {
-        "episodes": {
-            str(each.version): {
-                "event_id": each.event_id,
-                "trace_id": each.trace_id,
-                "since": each.since,
-            }
+    state = Drifting(
+        episodes={
+            each.version: OpenEpisode(
+                event_id=each.event_id, trace_id=each.trace_id, since=each.since
+            )
             for each in episodes.values()
         }
-    }
+    )
+    return state.model_dump(mode="json")
 
 
 def _traceparent(samples: list[PredictionSample]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, ClassVar
 
 import grpc.aio
@@ -13,7 +12,7 @@ from libs.common.pb.basalt.v1 import health_pb2
 from libs.common.pb.basalt.v1 import monitoring_pb2 as pb
 from libs.common.pb.basalt.v1 import monitoring_pb2_grpc as pb_grpc
 from libs.common.stores.ports import Entry
-from services.monitoring.core.alerts import Alerts
+from services.monitoring.core.alerts import Alerts, alert_of
 from services.monitoring.core.components import Component
 from services.monitoring.core.deadletters import DeadLetter, DeadLetters, Replay
 from services.monitoring.core.health import PlatformHealth, overall
@@ -180,16 +179,16 @@ def _report(drift: DriftAnswer) -> pb.DriftReport:
 
 
 def _alert(entry: Entry) -> pb.Alert:
-    state = entry.state
+    alert = alert_of(entry)
     answer = pb.Alert(
-        id=state["id"],
-        severity=state["severity"],
-        kind=state["kind"],
-        subject=state["subject"],
-        message=state["message"],
-        trace_id=state["trace_id"],
+        id=alert.id,
+        severity=alert.severity,
+        kind=alert.kind,
+        subject=alert.subject,
+        message=alert.message,
+        trace_id=alert.trace_id,
     )
-    answer.at.FromDatetime(datetime.fromisoformat(state["at"]))
+    answer.at.FromDatetime(alert.at)
     return answer
 
 

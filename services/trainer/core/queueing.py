@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
+from pydantic import BaseModel, ConfigDict
 
 from libs.common import telemetry
 from libs.common.clock import Clock
@@ -34,6 +36,18 @@ PARAMETER_CHARACTERS_MAX = 1_000
 FRUITLESS = frozenset({"failed", "cancelled"})
 
 log = structlog.get_logger(__name__)
+
+
+class Retraining(BaseModel):
+    """What came of the latest drift (an event's id) of a version of a pipeline's model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    drift: str
+    version: int
+    at: datetime
+    model: str
+    outcome: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +105,7 @@ class Queueing:
         """What came of the latest drift of the pipeline's model; "" without one."""
         name = f"{pipeline.tenant}/{RETRAINING_KIND}/{pipeline.name}"
         entry = await self.journal.latest(name)
-        return str(entry.state["outcome"]) if entry is not None else ""
+        return Retraining.model_validate(entry.state).outcome if entry is not None else ""
 
     async def run(self, tenant: str, request: RunRequest, by: str) -> Entry:
         """Queues a job at somebody's request; the same idempotency key answers the same job.
@@ -198,11 +212,12 @@ class Queueing:
                 f"Nothing was trained: {version.dataset} has no new rows since version"
                 f" {version.version}, which the job {earlier.id} trained on."
             )
-        said = {"drift": event.id, "version": event.version, "at": event.at.isoformat()}
-        said |= {"model": event.model, "outcome": outcome}
+        said = Retraining(
+            drift=event.id, version=event.version, at=event.at, model=event.model, outcome=outcome
+        )
 
         async def decide(_: Entry | None) -> Change | None:
-            return Change("DriftAnswered", said)
+            return Change("DriftAnswered", said.model_dump(mode="json"))
 
         await self.journal.decide(
             aggregate(pipeline.tenant, RETRAINING_KIND, state.name),

@@ -14,7 +14,7 @@ from libs.common.errors import DependencyError, IntegrityError, NotFoundError, P
 from libs.common.journal import Journal
 from libs.common.stores.sqlite import SqliteJournal
 from services.ingest.core.chunk import digest
-from services.ingest.core.datasets import FORMAT
+from services.ingest.core.sealed import FORMAT
 from tests.support.entries import Died, FaultyStore, UnreachableError
 from tests.support.tracing import Spans
 from tests.support.upstream import (

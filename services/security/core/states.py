@@ -1,0 +1,19 @@
+"""What the journal of this service holds: of each kind of aggregate, the class of its states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+
+from services.security.core import api_keys, signing, users
+from services.security.core.access import AccessState
+from services.security.core.audit import Record
+
+STATES: Mapping[str, type[BaseModel]] = {
+    "access": AccessState,
+    "audit": Record,
+    api_keys.KIND: api_keys.KeyState,
+    signing.KIND: signing.Signature,
+    users.KIND: users.UserState,
+}

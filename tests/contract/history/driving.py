@@ -1,0 +1,354 @@
+"""Drives a platform through all that leaves a trace: the hospital's story, and what it lacks.
+
+What stands here is what samples of a release hold. Whoever adds a kind of aggregate, a type of
+entry or an event adds the call that makes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from aiokafka import AIOKafkaProducer
+from rich.console import Console
+
+import basalt.errors
+from apps.hospital import measurements
+from apps.hospital.chapters import drift, records, release, serving, training
+from apps.hospital.people import TENANT, introduced, one_time_password
+from apps.hospital.stage import Stage
+from apps.hospital.story import MODEL, Story
+from basalt.aio import AsyncClient
+from basalt.pb.basalt.v1 import (
+    gateway_pb2,
+    inference_pb2,
+    ingest_pb2,
+    monitoring_pb2,
+    security_pb2,
+    trainer_pb2,
+)
+from libs.common import flow
+from libs.common.identity import PLATFORM
+from tests.support.eventually import eventually
+from tests.support.laptop import Laptop
+
+# Whoever reads the samples logs in with it. It opened a platform that was removed at once.
+READER, READER_PASSWORD = "olga", "a password of samples alone"
+READER_ROLES = ("administrator", "engineer", "reviewer", "operator", "auditor")
+WITHIN_S = 120.0
+# What no consumer can read says that it comes from there, and is not sampled.
+UNREADABLE = "/samples/unreadable"
+SMALL = "beds"
+SMALL_CONTRACT = """\
+name: beds
+description: Beds of a ward.
+key: [bed]
+label: taken
+columns:
+  - {name: bed, type: string, required: true, role: key}
+  - {name: width, type: float, required: true, minimum: 0, unit: m, role: feature}
+  - {name: taken, type: string, required: true, allowed: ["yes", "no"], role: label}
+"""
+DOOMED = """\
+name: doomed
+data: {dataset: beds, label: taken, features: all, holdout_fraction: 0.5, seed: 7}
+steps:
+  - {train: logistic_regression, as: baseline}
+  - {select: accuracy}
+  - {export: onnx}
+model: {name: doomed, task: classification}
+gates: {accuracy_min: 0.9, accuracy_drop_max: 0.03, latency_ms_p99_max: 50}
+triggers: []
+limits: {time_s: 300, memory_bytes: 3221225472, threads: 1}
+"""
+
+T = TypeVar("T")
+
+
+async def drive(platform: Laptop) -> None:
+    root, one_time = await _take_over(platform)
+    note = platform.home.root / "samples-login.txt"
+    await asyncio.to_thread(note.write_text, f"one-time password: {one_time}\n")
+    async with introduced(platform.door, note) as people:
+        stage = Stage(Console(width=120, force_terminal=False))
+        story = Story(stage, people, platform.door, platform.kafka, *measurements.load())
+        for chapter in (records, training, release, serving, drift):
+            await chapter.tell(story)
+        rest = Rest(platform, story, root)
+        for step in (
+            rest.people,
+            rest.beds,
+            rest.dead_letters,
+            rest.jobs,
+            rest.models,
+            rest.drift_ends,
+            rest.keys,
+        ):
+            print(f"· {step.__name__}", flush=True)
+            await step()
+    await root.close()
+
+
+async def _take_over(platform: Laptop) -> tuple[AsyncClient, str]:
+    """A second administrator of the platform, the reader; and a new password of the first one."""
+    one_time = one_time_password(platform.home.first_login)
+    async with await log_in(platform.door, PLATFORM, "admin", one_time) as admin:
+        made = await admin.call(
+            admin.identity.CreateUser,
+            security_pb2.CreateUserRequest(name=READER, roles=["administrator"]),
+        )
+    reader = await log_in(platform.door, PLATFORM, READER, made.one_time_password)
+    again = await reader.call(
+        reader.identity.ResetPassword, security_pb2.ResetPasswordRequest(name="admin")
+    )
+    return reader, again.one_time_password
+
+
+async def log_in(door: str, tenant: str, name: str, one_time: str) -> AsyncClient:
+    """Somebody who chose the password of the samples."""
+    async with AsyncClient(door, token="") as stranger:
+        await stranger.call(
+            stranger.identity.ChangePassword,
+            security_pb2.ChangePasswordRequest(
+                tenant=tenant, name=name, password=one_time, new_password=READER_PASSWORD
+            ),
+        )
+        answer = await stranger.call(
+            stranger.identity.Login,
+            security_pb2.LoginRequest(tenant=tenant, name=name, password=READER_PASSWORD),
+        )
+    return AsyncClient(door, token=answer.token)
+
+
+@dataclass
+class Rest:
+    platform: Laptop
+    story: Story
+    root: AsyncClient
+
+    async def people(self) -> None:
+        """Users made, changed, disabled; passwords set anew; logins renewed and ended; limits."""
+        boss = self.story.people.administrator
+        made = await boss.call(
+            boss.identity.CreateUser,
+            security_pb2.CreateUserRequest(name=READER, roles=READER_ROLES),
+        )
+        reader = await log_in(self.platform.door, TENANT, READER, made.one_time_password)
+        await reader.call(reader.identity.RenewToken, security_pb2.RenewTokenRequest())
+        await reader.call(reader.identity.Logout, security_pb2.LogoutRequest())
+        await reader.close()
+        for name in ("tom", "tina"):
+            await boss.call(
+                boss.identity.CreateUser,
+                security_pb2.CreateUserRequest(name=name, roles=["operator"]),
+            )
+        await boss.call(
+            boss.identity.SetUser,
+            security_pb2.SetUserRequest(name="tom", roles=["auditor"], disabled=True),
+        )
+        await boss.call(boss.identity.ResetPassword, security_pb2.ResetPasswordRequest(name="tina"))
+        wanted = gateway_pb2.Limits(tenant=TENANT, requests_per_second=900, sample_fraction=1.0)
+        await self.root.call(
+            self.root.gateway.PutLimits, gateway_pb2.PutLimitsRequest(limits=wanted)
+        )
+
+    async def beds(self) -> None:
+        """A small source whose objects are in the samples: uploads, mending, replaying, sealing."""
+        engineer = self.story.people.engineer
+        await engineer.call(
+            engineer.ingest.PutSource,
+            ingest_pb2.PutSourceRequest(name=SMALL, contract_yaml=SMALL_CONTRACT),
+        )
+        await engineer.send(engineer.ingest.UploadRecords, _records("first", _beds(40)))
+        await engineer.send(
+            engineer.ingest.UploadFile, _file("second", b"bed,width,taken\nb,x,no\n")
+        )
+        await self._publish(flow.upstream_topic(TENANT, SMALL), {"bed": "z", "width": "wide"})
+        held = await self._until(lambda: self._held(3))
+        for each, width in zip(held, (1.0, 1.1, 1.2), strict=False):
+            body = {"bed": f"mended-{width}", "width": width, "taken": "yes"}
+            await engineer.call(
+                engineer.ingest.MendQuarantined,
+                ingest_pb2.MendQuarantinedRequest(id=each.id, body=json.dumps(body).encode()),
+            )
+        for each in held[:2]:
+            await engineer.call(
+                engineer.ingest.ReplayQuarantined,
+                ingest_pb2.ReplayQuarantinedRequest(id=each.id),
+            )
+        await self._seal(SMALL)
+        await engineer.send(engineer.ingest.UploadRecords, _records("third", _beds(60)))
+        await self._seal(SMALL)
+
+    async def _held(self, count: int) -> list[ingest_pb2.QuarantinedRecord]:
+        engineer = self.story.people.engineer
+        request = ingest_pb2.ListQuarantineRequest(source=SMALL)
+        records = list((await engineer.call(engineer.ingest.ListQuarantine, request)).records)
+        assert len(records) >= count, records
+        return records
+
+    async def _seal(self, dataset: str) -> None:
+        engineer = self.story.people.engineer
+        await engineer.call(
+            engineer.ingest.SealDataset,
+            ingest_pb2.SealDatasetRequest(dataset=dataset, idempotency_key=uuid4().hex),
+        )
+
+    async def dead_letters(self) -> None:
+        """What a consumer cannot read is buried, and one of two is published again."""
+        topic = flow.DATASET_VERSIONED.name
+        for number in range(2):
+            await self._publish(topic, {"tenant": TENANT, "dataset": number}, number)
+        operator = self.story.people.operator
+
+        async def buried() -> list[monitoring_pb2.DeadLetter]:
+            answer = await operator.call(
+                operator.monitoring.ListDeadLetters, monitoring_pb2.ListDeadLettersRequest()
+            )
+            assert len(answer.letters) >= 2, answer
+            return list(answer.letters)
+
+        letters = await self._until(buried)
+        await operator.call(
+            operator.monitoring.ReplayDeadLetter,
+            monitoring_pb2.ReplayDeadLetterRequest(id=letters[0].id),
+        )
+
+    async def jobs(self) -> None:
+        """One that fails, one cancelled, one whose worker goes away and that goes on."""
+        engineer = self.story.people.engineer
+        put = engineer.trainer.PutPipeline
+        await engineer.call(put, trainer_pb2.PutPipelineRequest(definition_yaml=DOOMED))
+        await self._ended(await self._run("doomed", parameters={}))
+        slow = {"mlp.epochs": "400"}
+        cancelled = await self._run(MODEL, parameters=slow)
+        await self._until(lambda: self._claimed(cancelled))
+        await engineer.call(
+            engineer.trainer.CancelJob,
+            trainer_pb2.CancelJobRequest(id=cancelled.id, reason="another is better"),
+        )
+        released = await self._run(MODEL, parameters=slow)
+        await self._until(lambda: self._claimed(released))
+        os.kill(self.platform.process("trainer").pid, signal.SIGTERM)
+        await self._ended(released)
+
+    async def _run(self, pipeline: str, parameters: dict[str, str]) -> trainer_pb2.Job:
+        engineer = self.story.people.engineer
+        request = trainer_pb2.RunPipelineRequest(
+            pipeline=pipeline, idempotency_key=uuid4().hex, parameters=parameters
+        )
+        return (await engineer.call(engineer.trainer.RunPipeline, request)).job
+
+    async def _job(self, job: trainer_pb2.Job) -> trainer_pb2.Job:
+        engineer = self.story.people.engineer
+        request = trainer_pb2.GetJobRequest(id=job.id)
+        return (await engineer.call(engineer.trainer.GetJob, request)).job
+
+    async def _claimed(self, job: trainer_pb2.Job) -> trainer_pb2.Job:
+        found = await self._job(job)
+        assert found.state == trainer_pb2.JOB_STATE_RUNNING, found
+        return found
+
+    async def _ended(self, job: trainer_pb2.Job) -> trainer_pb2.Job:
+        async def over() -> trainer_pb2.Job:
+            found = await self._job(job)
+            assert found.state not in (
+                trainer_pb2.JOB_STATE_QUEUED,
+                trainer_pb2.JOB_STATE_RUNNING,
+            ), found
+            return found
+
+        return await self._until(over)
+
+    async def models(self) -> None:
+        """An alias moved twice, a version that a reviewer rejects, a model undeployed and back."""
+        operator, reviewer = self.story.people.operator, self.story.people.reviewer
+        for version in (1, 2):
+            await operator.call(
+                operator.models.SetAlias,
+                inference_pb2.SetAliasRequest(model=MODEL, alias="champion", version=version),
+            )
+        await self.story.gated(4)
+        await reviewer.call(
+            reviewer.models.RejectModelVersion,
+            inference_pb2.RejectModelVersionRequest(model=MODEL, version=4, comment="too slow"),
+        )
+        await operator.call(
+            operator.deployments.Undeploy,
+            inference_pb2.UndeployRequest(model=MODEL, reason="the ward moves"),
+            timeout_s=60,
+        )
+        await self.story.deploy(1, 100, "the ward is back")
+
+    async def drift_ends(self) -> None:
+        """Measurements as before the recalibration, for a whole window."""
+        auditor = self.story.people.auditor
+
+        async def calm() -> bool:
+            await self.story.predict_each(self.story.held_out)
+            answer = await auditor.call(
+                auditor.monitoring.GetDriftReport,
+                monitoring_pb2.GetDriftReportRequest(model=MODEL, version=1),
+            )
+            assert not answer.report.drifted, answer.report
+            return True
+
+        await self._until(calm)
+
+    async def keys(self) -> None:
+        """An API key made and revoked, and the platform's keys rotated; last, since tokens end."""
+        boss = self.story.people.administrator
+        made = await boss.call(
+            boss.identity.CreateApiKey,
+            security_pb2.CreateApiKeyRequest(name="night", roles=["application"], days=2),
+        )
+        await boss.call(
+            boss.identity.RevokeApiKey, security_pb2.RevokeApiKeyRequest(id=made.key.id)
+        )
+        await self.root.call(self.root.identity.RotateKeys, security_pb2.RotateKeysRequest())
+
+    async def _publish(self, topic: str, body: dict[str, Any], number: int = 0) -> None:
+        headers = {"ce_specversion": "1.0", "ce_id": f"sample-{number}", "ce_source": UNREADABLE}
+        headers |= {"ce_type": "sample", "content-type": "application/json"}
+        async with AIOKafkaProducer(bootstrap_servers=self.platform.kafka) as producer:
+            await producer.send_and_wait(
+                topic,
+                json.dumps(body).encode(),
+                key=b"hospital/beds",
+                headers=[(name, value.encode()) for name, value in headers.items()],
+            )
+
+    async def _until(self, probe: Callable[[], Awaitable[T]]) -> T:
+        async def patient() -> T:
+            try:
+                return await probe()
+            except basalt.errors.BasaltError as error:
+                raise AssertionError(str(error)) from error
+
+        return await eventually(patient, within_s=WITHIN_S)
+
+
+def _beds(count: int) -> list[bytes]:
+    """One of them has no width that can be read: all are empty, so nothing can be learnt."""
+    beds = [{"bed": f"bed-{n}", "width": 0.9 + n / 100, "taken": "no"} for n in range(count)]
+    return [json.dumps(bed).encode() for bed in beds] + [b'{"bed": "odd", "width": -1}']
+
+
+async def _records(key: str, records: list[bytes]) -> AsyncIterator[Any]:
+    request = ingest_pb2.UploadRecordsRequest
+    yield request(source=SMALL, idempotency_key=key)
+    yield request(records=records)
+    yield request(last=True)
+
+
+async def _file(key: str, content: bytes) -> AsyncIterator[Any]:
+    request = ingest_pb2.UploadFileRequest
+    yield request(source=SMALL, idempotency_key=key, format=ingest_pb2.FILE_FORMAT_CSV)
+    yield request(part=content)
+    yield request(last=True)
