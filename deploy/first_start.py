@@ -24,12 +24,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.certificates import Pair, new_authority, new_certificate
-from libs.common.files import PRIVATE, write_durably
+from libs.common import senders
+from libs.common.files import PRIVATE, keep_private, write_durably
 from libs.common.settings import SERVICES
 
 # The users that the containers run as; docker-compose.yml says the same.
 SERVICE_UID = 10001
-OWNERS: Mapping[str, int] = dict.fromkeys((*SERVICES, "door", "objects-init"), SERVICE_UID) | {
+OURS = (*SERVICES, "door", "objects-init", "collector")
+OWNERS: Mapping[str, int] = dict.fromkeys(OURS, SERVICE_UID) | {
     "kafka": 1000,
     "mongodb": 999,
     "minio": 1000,
@@ -44,6 +46,7 @@ SECRET_BYTES = 32
 S3_SECRET_BYTES = 20
 FOLDER_MODE = 0o700
 ROOT_USER = "root"
+SENDERS = (*SERVICES, "triton")
 MONGODB = "mongodb:27017"
 
 Files = dict[str, bytes]
@@ -63,6 +66,8 @@ class Platform:
     triton_control_key: str = field(default_factory=lambda: secrets.token_hex(SECRET_BYTES))
     mongodb_root_password: str = field(default_factory=lambda: secrets.token_hex(SECRET_BYTES))
     minio_root_password: str = field(default_factory=lambda: secrets.token_hex(S3_SECRET_BYTES))
+    otlp_key: str = field(default_factory=lambda: secrets.token_hex(SECRET_BYTES))
+    metrics_key: str = field(default_factory=lambda: secrets.token_hex(SECRET_BYTES))
     grafana_password: str = field(default_factory=lambda: secrets.token_hex(SECRET_BYTES))
     service_credentials: dict[str, str] = field(default_factory=lambda: _one_each(SECRET_BYTES))
     mongodb_passwords: dict[str, str] = field(default_factory=lambda: _one_each(SECRET_BYTES))
@@ -105,14 +110,24 @@ def _given(platform: Platform, mongodb: str) -> dict[str, Files]:
         },
         "minio": _minio_root(platform),
         "objects-init": _minio_root(platform) | {"passwords.json": _json(platform.minio_passwords)},
-        "triton": {"control_key": platform.triton_control_key.encode()},
+        "triton": {
+            "control_key": platform.triton_control_key.encode(),
+            "otlp_token": otlp_token(platform, "triton"),
+        },
         "grafana": {"admin_password": platform.grafana_password.encode()},
+        "prometheus": {"metrics_key": platform.metrics_key.encode()},
+        "collector": {
+            "otlp_token": otlp_token(platform, senders.COLLECTOR),
+            # One a line: whose spans it takes in.
+            "otlp_tokens": b"\n".join(otlp_token(platform, each) for each in SENDERS),
+        },
     }
     for service in SERVICES:
         password = platform.mongodb_passwords[service]
         journal = f"mongodb://{service}:{password}@{mongodb}/{database(service)}"
         given[service] = {
             "basalt_service_credential": platform.service_credentials[service].encode(),
+            "basalt_otlp_token": otlp_token(platform, service),
             "basalt_journal": journal.encode(),
             "basalt_s3_access_key": service.encode(),
             "basalt_s3_secret_key": platform.minio_passwords[service].encode(),
@@ -121,8 +136,17 @@ def _given(platform: Platform, mongodb: str) -> dict[str, Files]:
         "basalt_master_key": platform.master_key.encode(),
         "basalt_service_credentials": _json(platform.service_credentials),
     }
+    given["monitoring"] |= {
+        "basalt_otlp_key": platform.otlp_key.encode(),
+        "basalt_metrics_key": platform.metrics_key.encode(),
+    }
     given["inference"]["basalt_triton_control_key"] = platform.triton_control_key.encode()
     return given
+
+
+def otlp_token(platform: Platform, sender: str) -> bytes:
+    """What says to whoever takes in spans that they are the sender's own."""
+    return senders.token(platform.otlp_key, sender).encode()
 
 
 def database(service: str) -> str:
@@ -221,6 +245,7 @@ def _own(path: Path, owner: int) -> None:
 
 
 def main() -> int:
+    keep_private()
     parser = argparse.ArgumentParser(prog="python -m deploy.first_start", description=__doc__)
     parser.add_argument("--secrets", type=Path, required=True, help="the installation's secrets")
     parser.add_argument("--volumes", type=Path, help="a folder with a volume for each container")

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from libs.common import senders
 from libs.common.files import write_durably
 from libs.common.settings import SERVICES
 from standalone import privacy
@@ -61,6 +63,8 @@ class Secrets:
 
     master_key: str
     service_credentials: dict[str, str]
+    otlp_key: str
+    metrics_key: str
     # Of an installation from when Triton listened on a port; nobody asks for it any more.
     triton_control_key: str = ""
 
@@ -150,21 +154,28 @@ class Home:
         """Where spans are taken in."""
         return address(self.ports()["otlp"])
 
+    def otlp_token(self, sender: str) -> str:
+        """What `sender` says there that its spans are its own."""
+        return senders.token(self.secrets.otlp_key, sender)
+
     @cached_property
     def secrets(self) -> Secrets:
         file = self.root / "secrets.json"
         if not file.exists():
             self._require_nothing_sealed(file)
-            made = {
+            made: dict[str, Any] = {
                 "master_key": base64.b64encode(secrets.token_bytes(MASTER_KEY_BYTES)).decode(),
                 "service_credentials": {
                     service: secrets.token_urlsafe(CREDENTIAL_BYTES) for service in SERVICES
                 },
             }
             # What the first start seals with it must not outlive it.
-            write_durably(file, json.dumps(made).encode())
+            write_durably(file, json.dumps(made | _later(made)).encode())
         try:
-            return Secrets(**json.loads(file.read_text()))
+            known: dict[str, Any] = json.loads(file.read_text())
+            if missing := _later(known):
+                write_durably(file, json.dumps(known | missing).encode())
+            return Secrets(**(known | missing))
         except (ValueError, TypeError) as error:
             raise ServerError(
                 "basalt",
@@ -244,6 +255,18 @@ class Home:
         if not others:
             self.root.rmdir()
         return others
+
+
+def _later(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that an installation lacks because it is older than they are, made now.
+
+    They seal nothing, so that new ones do as well as those that were.
+    """
+    return {
+        name: secrets.token_hex(CREDENTIAL_BYTES)
+        for name in ("otlp_key", "metrics_key")
+        if name not in known
+    }
 
 
 def _holds_something(path: Path) -> bool:

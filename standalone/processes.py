@@ -126,6 +126,7 @@ def lay_out(
     triton = Triton(
         home.root / "triton",
         traces_url=f"http://{address(ports['otlp_http'])}/v1/traces",
+        traces_token=home.otlp_token(Triton.name),
     )
     envoy = Envoy(home.door / "envoy.json", home.root / "envoy")
     settings = _Settings(home, ports, kafka.bootstrap, triton, envoy, stores)
@@ -175,6 +176,7 @@ class _Settings:
             "BASALT_PEERS": json.dumps({peer: address(self.ports[peer]) for peer in SERVICES}),
             "BASALT_SERVICE_CREDENTIAL": secrets.service_credentials[service],
             "BASALT_OTLP": address(self.ports["otlp"]),
+            "BASALT_OTLP_TOKEN": self.home.otlp_token(service),
         }
         return common | getattr(self, service, dict)()
 
@@ -197,6 +199,8 @@ class _Settings:
     def monitoring(self) -> dict[str, str]:
         return {
             "BASALT_METRICS_LISTEN": address(self.ports["metrics"]),
+            "BASALT_METRICS_KEY": self.home.secrets.metrics_key,
+            "BASALT_OTLP_KEY": self.home.secrets.otlp_key,
             "BASALT_OTLP_LISTEN": address(self.ports["otlp"]),
             "BASALT_OTLP_HTTP_LISTEN": address(self.ports["otlp_http"]),
             "BASALT_TRACES": f"sqlite:{self.home.root / 'traces'}",

@@ -41,7 +41,7 @@ async def tell(stage: Stage, home: Home) -> None:
     stage.point(
         "[green]✓[/]", f"The platform is up in {time.monotonic() - began:.1f} s: {_names(edition)}"
     )
-    flush_spans = telemetry.set_up("hospital", home.otlp)
+    flush_spans = telemetry.set_up("hospital", home.otlp, home.otlp_token("hospital"))
     try:
         patients, held_out = measurements.load()
         async with introduced(edition.door, home.first_login) as people:

@@ -29,6 +29,7 @@ from apps.hospital.stage import StoryError
 from basalt.errors import BasaltError
 from deploy.first_start import make
 from deploy.verify.story import Site, tell
+from libs.common import senders
 from libs.common.settings import SERVICES
 from tools.servers import FerretDB, Kafka, MinIO, ServerError, Triton
 from tools.servers.ports import free_ports
@@ -103,6 +104,7 @@ def servers(folder: Path, secrets: Path, otlp_http: int) -> Iterator[dict[str, s
             tcp=True,
             control_key=platform["triton_control_key"],
             traces_url=traces,
+            traces_token=senders.token(platform["otlp_key"], "triton"),
         ) as triton,
     ):
         yield {
@@ -138,13 +140,16 @@ def verify(options: argparse.Namespace, console: Console, folder: Path) -> None:
                 *("--wait-timeout", str(READY_S_MAX), *containers),
             )
             compose.run("ps")
+            platform = json.loads((secrets / "platform.json").read_bytes())
             first_login = folder / "first-login.txt"
             first_login.write_text(compose.output("exec", "-T", "security", "cat", FIRST_LOGIN))
             site = Site(
                 door=f"127.0.0.1:{ports['door']}",
                 kafka=addresses["VERIFY_KAFKA"],
                 metrics=f"127.0.0.1:{ports['metrics']}",
+                metrics_key=platform["metrics_key"],
                 otlp=f"127.0.0.1:{ports['otlp']}",
+                otlp_token=senders.token(platform["otlp_key"], "hospital"),
                 services={
                     each: f"127.0.0.1:{ports[each]}" for each in SERVICES if each not in left_out
                 },

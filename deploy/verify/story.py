@@ -36,7 +36,9 @@ class Site:
     door: str
     kafka: str
     metrics: str
+    metrics_key: str
     otlp: str
+    otlp_token: str
     services: dict[str, str]
     first_login: Path
     certificates: Path
@@ -47,7 +49,7 @@ async def tell(site: Site, console: Console, *, with_training: bool) -> None:
     stage = Stage(console)
     await _only_services_are_let_in(site, stage)
     patients, held_out = measurements.load()
-    flush_spans = telemetry.set_up("hospital", site.otlp)
+    flush_spans = telemetry.set_up("hospital", site.otlp, site.otlp_token)
     async with introduced(site.door, site.first_login) as people:
         await _upload(people, stage, patients)
         await _everything_serves(people, stage, with_training)
@@ -135,7 +137,9 @@ async def _everything_serves(people: People, stage: Stage, with_training: bool) 
 
 
 def _metrics_are_there(site: Site, stage: Stage) -> None:
-    with urllib.request.urlopen(f"http://{site.metrics}/metrics", timeout=REFUSED_S_MAX) as answer:
+    headers = {"authorization": f"Bearer {site.metrics_key}"}
+    asked = urllib.request.Request(f"http://{site.metrics}/metrics", headers=headers)
+    with urllib.request.urlopen(asked, timeout=REFUSED_S_MAX) as answer:  # noqa: S310
         text = answer.read().decode()
     stage.check(
         f'{telemetry.COMPONENT_UP}{{name="ingest"}} 1.0' in text, "Prometheus can read the figures"

@@ -116,5 +116,6 @@ class Foundation:
                 server,
             ],
             otlp=self.settings.otlp,
+            otlp_token=self.settings.otlp_token.get_secret_value(),
             log_level=self.settings.log_level,
         )

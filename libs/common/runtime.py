@@ -138,6 +138,7 @@ class Service:
     name: str
     parts: Sequence[Part]
     otlp: str = ""
+    otlp_token: str = field(default="", repr=False)
     log_level: str = "info"
     event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 
@@ -148,7 +149,7 @@ def run(service: Service) -> None:
     A stop is bounded by STOP_S_MAX; a process that cannot end (a thread hangs) is ended.
     """
     log_to_stderr(service.name, service.log_level)
-    flush_spans = telemetry.set_up(service.name, service.otlp)
+    flush_spans = telemetry.set_up(service.name, service.otlp, service.otlp_token)
     try:
         with asyncio.Runner(loop_factory=service.event_loop) as runner:
             runner.run(_live(service))

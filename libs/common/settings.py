@@ -45,6 +45,9 @@ class CommonSettings(BaseSettings):
         description="What this service proves itself to security with; made at the first start"
     )
     otlp: str = Field("", description="Where spans go by OTLP over gRPC: host:port")
+    otlp_token: SecretStr = Field(
+        SecretStr(""), description="What says there whose they are; made at the first start"
+    )
     tls: Path | None = Field(
         None, description="Folder with ca.pem, <service>.pem, <service>.key: mTLS between services"
     )

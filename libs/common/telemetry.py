@@ -16,6 +16,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 
+from libs.common import senders
+
 TENANT = "basalt.tenant"
 MODEL = "basalt.model"
 MODEL_VERSION = "basalt.model.version"
@@ -40,26 +42,38 @@ LATENCY_SECONDS = "basalt_inference_latency_seconds"
 DRIFT_STATISTIC = "basalt_drift_statistic"
 COMPONENT_UP = "basalt_component_up"
 DEAD_LETTERS_TOTAL = "basalt_dead_letters_total"
+SPANS_REFUSED_TOTAL = "basalt_spans_refused_total"
 
 EXPORT_TIMEOUT_S = 5
 EXPORT_DELAY_MS = 500
 
 
-def set_up(service: str, otlp_address: str) -> Callable[[], None]:
+def set_up(service: str, otlp_address: str, otlp_token: str = "") -> Callable[[], None]:
     """Sends this process's spans to `otlp_address` (host:port, OTLP over gRPC; "" keeps them in).
 
-    Call the answer before the process ends: it sends what is still waiting.
+    `otlp_token` says there that this process may send in the name of `service`. Call the answer
+    before the process ends: it sends what is still waiting.
     """
     provider = TracerProvider(
         resource=Resource.create({"service.name": service, "service.namespace": "basalt"})
     )
     if otlp_address:
-        exporter = OTLPSpanExporter(endpoint=otlp_address, insecure=True, timeout=EXPORT_TIMEOUT_S)
+        exporter = exporter_to(otlp_address, otlp_token, EXPORT_TIMEOUT_S)
         provider.add_span_processor(
             BatchSpanProcessor(exporter, schedule_delay_millis=EXPORT_DELAY_MS)
         )
     trace.set_tracer_provider(provider)
     return provider.shutdown
+
+
+def exporter_to(otlp_address: str, otlp_token: str, timeout_s: int) -> OTLPSpanExporter:
+    """Sends spans to `otlp_address` as whose token it has."""
+    return OTLPSpanExporter(
+        endpoint=otlp_address,
+        insecure=True,
+        timeout=timeout_s,
+        headers={senders.HEADER: senders.authorization(otlp_token)},
+    )
 
 
 def tracer() -> trace.Tracer:

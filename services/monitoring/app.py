@@ -18,6 +18,7 @@ from services.monitoring.core.drift import DriftLimits
 from services.monitoring.core.health import HealthWatch, PlatformHealth
 from services.monitoring.core.news import News
 from services.monitoring.core.recording import Recording
+from services.monitoring.core.senders import Senders
 from services.monitoring.core.traces import Traces
 from services.monitoring.core.watch import DriftWatch
 from services.monitoring.inbound.events import event_routes
@@ -28,7 +29,7 @@ from services.monitoring.outbound.inference_references import InferenceReference
 from services.monitoring.outbound.peer_health import PeerHealth
 from services.monitoring.outbound.prometheus import PrometheusMeters
 from services.monitoring.outbound.sqlite_traces import SqliteTraces
-from services.monitoring.ports import ServingStore
+from services.monitoring.ports import Meters, ServingStore
 from services.monitoring.settings import Settings
 
 SERVICE = "monitoring"
@@ -68,6 +69,7 @@ def build(settings: Settings) -> Service:
         letters=letters,
         replay=Replay(journal, ground.objects, bus),
     )
+    metrics = metrics_app(meters.exposition, settings.metrics_key.get_secret_value())
     health_watch = HealthWatch(health, meters, alerts)
     return ground.build(
         router=router,
@@ -76,8 +78,8 @@ def build(settings: Settings) -> Service:
         parts=[
             Closing("serving store", serving.close),
             open_peers,
-            *_receivers(settings, store),
-            HttpServer("metrics", settings.metrics_listen, metrics_app(meters.exposition)),
+            *_receivers(settings, store, meters, clock),
+            HttpServer("metrics", settings.metrics_listen, metrics),
             Loop("drift", watch.compare_changed, settings.drift_interval_s),
             Loop("health watch", health_watch.look, settings.health_interval_s),
             Loop("retention", lambda: serving.prune(clock.now()), PRUNE_INTERVAL_S),
@@ -111,14 +113,18 @@ def open_traces(settings: Settings, clock: Clock) -> SqliteTraces | None:
     )
 
 
-def _receivers(settings: Settings, store: SqliteTraces | None) -> list[Part]:
+def _receivers(
+    settings: Settings, store: SqliteTraces | None, meters: Meters, clock: Clock
+) -> list[Part]:
     if store is None:
         return []
+    senders = Senders(settings.otlp_key.get_secret_value(), meters, clock.monotonic)
     receivers: list[Part] = [store]
     if settings.otlp_listen:
-        receivers.append(OtlpServer(settings.otlp_listen, store))
+        receivers.append(OtlpServer(settings.otlp_listen, store, senders))
     if settings.otlp_http_listen:
-        receivers.append(HttpServer("otlp http", settings.otlp_http_listen, otlp_app(store)))
+        app = otlp_app(store, senders)
+        receivers.append(HttpServer("otlp http", settings.otlp_http_listen, app))
     return receivers
 
 

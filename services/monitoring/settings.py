@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 
 from libs.common.settings import CommonSettings
 
@@ -19,8 +19,14 @@ def _store_of_traces(address: str) -> str:
 
 class Settings(CommonSettings):
     metrics_listen: str = Field(description="Where Prometheus reads /metrics: host:port")
+    metrics_key: SecretStr = Field(
+        min_length=16, description="What Prometheus sends as a bearer token for /metrics"
+    )
     traces: Annotated[str, AfterValidator(_store_of_traces)] = Field(
         "", description="sqlite:FOLDER keeps spans here; empty: they go to a collector instead"
+    )
+    otlp_key: SecretStr = Field(
+        SecretStr(""), description="What senders' tokens are made with; none is known without it"
     )
     otlp_listen: str = Field("", description="Where spans arrive by OTLP over gRPC: host:port")
     otlp_http_listen: str = Field("", description="Where spans arrive by OTLP over HTTP: host:port")

@@ -34,7 +34,7 @@ def build(settings: Settings) -> Service:
         datasets=datasets,
         objects=objects,
         workplace=workplace,
-        training=ProcessTraining(settings.otlp),
+        training=ProcessTraining(settings.otlp, settings.otlp_token.get_secret_value()),
         pace=Pace(
             lease_s=settings.lease_s,
             beat_s=settings.beat_s,

@@ -22,6 +22,6 @@ CHAPTERS = (records, training, release, serving, drift, ending)
 async def told_on(platform: Laptop, stage: Stage | None = None) -> AsyncIterator[Story]:
     """The story before its first chapter: `for chapter in CHAPTERS: await chapter.tell(story)`."""
     stage = stage or Stage(Console(width=120, force_terminal=False))
-    with sent_to(platform.home.otlp):
+    with sent_to(platform.home):
         async with introduced(platform.door, platform.home.first_login) as people:
             yield Story(stage, people, platform.door, platform.kafka, *measurements.load())

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from libs.common import telemetry
+from standalone.home import Home
 
 # What tests are to a platform, in the names of its traces.
 UPSTREAM = "upstream"
@@ -36,9 +36,10 @@ class Spans:
 
 
 @contextmanager
-def sent_to(otlp: str) -> Iterator[None]:
-    """Within it, the spans that this process makes go to a platform as well (host:port)."""
-    exporter = OTLPSpanExporter(endpoint=otlp, insecure=True, timeout=telemetry.EXPORT_TIMEOUT_S)
+def sent_to(home: Home) -> Iterator[None]:
+    """Within it, the spans that this process makes go to a platform as well."""
+    token = home.otlp_token(str(_provider().resource.attributes["service.name"]))
+    exporter = telemetry.exporter_to(home.otlp, token, telemetry.EXPORT_TIMEOUT_S)
     processor = BatchSpanProcessor(exporter, schedule_delay_millis=telemetry.EXPORT_DELAY_MS)
     _provider().add_span_processor(processor)
     try:

@@ -68,6 +68,7 @@ class Triton(Server):
         control_key: str | None = None,
         repository: Path | None = None,
         traces_url: str | None = None,
+        traces_token: str = "",
     ) -> None:
         super().__init__(directory, {"grpc": None} if tcp else {})
         # Triton wants a port beside each address, and gRPC makes it a part of the socket's name.
@@ -76,6 +77,7 @@ class Triton(Server):
         self.control_key = control_key
         self.repository = (repository or self.directory / "models").absolute()
         self.traces_url = traces_url
+        self._traces_token = traces_token
         self._region_prefix = f"basalt_{digest(str(self.directory))}_"
 
     def obtain(self, report: Report = silent) -> Path:
@@ -156,6 +158,8 @@ class Triton(Server):
         plain["PATH"] = f"{folder / 'environment/bin'}:{plain.get('PATH', '')}"
         libraries = (_libpython().parent, _packages(folder) / "nvidia_pytriton.libs")
         plain["LD_LIBRARY_PATH"] = ":".join(map(str, libraries))
+        if self._traces_token:
+            plain["OTEL_EXPORTER_OTLP_HEADERS"] = f"authorization=Bearer {self._traces_token}"
         return plain
 
     def _ready(self) -> bool:

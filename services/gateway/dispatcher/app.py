@@ -155,7 +155,7 @@ def build(settings: Settings) -> Service:
     )
     parts: list[Part] = [predictions, Telling("predictions", reporting.report, REPORT_S)]
     if settings.otlp:
-        exporter = OtlpSpans(settings.otlp)
+        exporter = OtlpSpans(settings.otlp, settings.otlp_token.get_secret_value())
 
         async def send() -> None:
             while found := spans.drain(SPANS_MAX):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -25,9 +24,9 @@ EXPORT_S_MAX = 30
 class OtlpSpans:
     """The exporter blocks, so a thread runs it; a collector that is away loses spans, no calls."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, token: str) -> None:
         self._resource = Resource.create({"service.name": "gateway", "service.namespace": "basalt"})
-        self._exporter = OTLPSpanExporter(endpoint=address, insecure=True, timeout=EXPORT_S_MAX)
+        self._exporter = telemetry.exporter_to(address, token, EXPORT_S_MAX)
 
     async def export(self, spans: Sequence[CallSpan]) -> None:
         readable = [self._readable(span) for span in spans]

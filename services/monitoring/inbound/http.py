@@ -1,7 +1,8 @@
-"""What speaks plain HTTP: /metrics for Prometheus, /v1/traces for spans; both open and private."""
+"""What speaks plain HTTP: /metrics for who has its key, /v1/traces for known senders' spans."""
 
 from __future__ import annotations
 
+import hmac
 import zlib
 from collections.abc import Callable
 
@@ -15,31 +16,51 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from libs.common.errors import BasaltError, InvalidInputError, LimitError
+from libs.common import senders as tokens
+from libs.common.errors import BasaltError, InvalidInputError, LimitError, UnauthenticatedError
+from services.monitoring.core.senders import Senders
 from services.monitoring.inbound.otlp import MESSAGE_BYTES_MAX, answer
 from services.monitoring.inbound.spans import from_json, from_protobuf, spans_of
 from services.monitoring.ports import TraceStore
 
+ENCODING_CHARACTERS_MAX = 32
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
 
-def metrics_app(exposition: Callable[[], bytes]) -> ASGIApp:
-    async def metrics(_: Request) -> Response:
+def metrics_app(exposition: Callable[[], bytes], key: str) -> ASGIApp:
+    """They name tenants and models, so they are for whoever sends the key as a bearer token."""
+    wanted = tokens.authorization(key).encode()
+
+    async def metrics(request: Request) -> Response:
+        said = request.headers.get(tokens.HEADER, "").encode(errors="replace")
+        if not hmac.compare_digest(said, wanted):
+            return PlainTextResponse(
+                "Send `authorization: Bearer <key>`; BASALT_METRICS_KEY has it.",
+                status_code=401,
+                headers={"www-authenticate": "Bearer"},
+            )
         return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[Route("/metrics", metrics)])
 
 
-def otlp_app(store: TraceStore) -> ASGIApp:
+def otlp_app(store: TraceStore, senders: Senders) -> ASGIApp:
     """Answers in the form that it was asked in, as the protocol wants it."""
 
     async def export(request: Request) -> Response:
         form = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        try:
+            sender = senders.known(request.headers.get(tokens.HEADER, ""))
+        except UnauthenticatedError as error:
+            headers = {"www-authenticate": "Bearer"}
+            return PlainTextResponse(str(error), status_code=401, headers=headers)
         if form not in (PROTOBUF, JSON):
             return PlainTextResponse(f"Send {PROTOBUF} or {JSON}.", status_code=415)
         try:
             body = await _body(request)
-            spans, refused = spans_of(from_json(body) if form == JSON else from_protobuf(body))
+            senders.weighed(sender, len(body))
+            said = from_json(body) if form == JSON else from_protobuf(body)
+            spans, refused = senders.own(sender, *spans_of(said))
             await store.add(spans)
         except BasaltError as error:
             return _encoded(form, status_pb2.Status(message=str(error)), _status_code(error))
@@ -56,11 +77,23 @@ async def _body(request: Request) -> bytes:
         body += part
         if len(body) > MESSAGE_BYTES_MAX:
             raise _too_large()
-    if request.headers.get("content-encoding", "").lower() != "gzip":
-        return bytes(body)
+    match request.headers.get("content-encoding", "").lower():
+        case "" | "identity":
+            return bytes(body)
+        case "gzip":
+            return _unpacked(bytes(body))
+        case other:
+            raise InvalidInputError(
+                f"A body packed by {other[:ENCODING_CHARACTERS_MAX]!r} cannot be read.",
+                which="otlp",
+                next_step="Send it as it is, or packed by gzip.",
+            )
+
+
+def _unpacked(body: bytes) -> bytes:
     unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        content = unzip.decompress(bytes(body), MESSAGE_BYTES_MAX)
+        content = unzip.decompress(body, MESSAGE_BYTES_MAX)
     except zlib.error as error:
         raise InvalidInputError("The body is not gzip.", which="otlp") from error
     if unzip.unconsumed_tail:

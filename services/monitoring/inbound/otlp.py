@@ -1,16 +1,18 @@
-"""Where spans arrive by OTLP over gRPC: open, so it listens on loopback or a private network."""
+"""Where known senders' spans arrive by OTLP over gRPC."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as pb_grpc
 
-from libs.common.errors import DependencyError, LimitError
-from services.monitoring.inbound.spans import spans_of
+from libs.common import senders
+from libs.common.errors import DependencyError, InvalidInputError, LimitError, UnauthenticatedError
+from services.monitoring.core.senders import Senders
+from services.monitoring.inbound.spans import from_protobuf, spans_of
 from services.monitoring.ports import TraceStore
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -18,19 +20,62 @@ CALLS_MAX = 64
 STOP_GRACE_S = 2.0
 
 
-class SpanServicer(pb_grpc.TraceServiceServicer):
-    def __init__(self, store: TraceStore) -> None:
-        self._store = store
+_SERVICE = pb.DESCRIPTOR.services_by_name["TraceService"].full_name
 
-    async def Export(  # noqa: N802
-        self, request: pb.ExportTraceServiceRequest, context: Any
-    ) -> pb.ExportTraceServiceResponse:
-        spans, refused = spans_of(request)
+
+class _Known(grpc.aio.ServerInterceptor):
+    """Refuses strangers by their headers alone: nothing of what they send is read."""
+
+    def __init__(self, known: Callable[[str], str]) -> None:
+        self._known = known
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
         try:
+            self._known(_authorization(handler_call_details.invocation_metadata))
+        except UnauthenticatedError as error:
+            refusal = str(error)
+
+            async def refuse(_stream: Any, context: Any) -> None:
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, refusal)
+
+            return grpc.stream_unary_rpc_method_handler(refuse)  # pyright: ignore[reportArgumentType]
+        return await continuation(handler_call_details)
+
+
+def _authorization(metadata: Any) -> str:
+    return next((value for key, value in metadata or () if key == senders.HEADER), "")
+
+
+class SpanServicer:
+    """Takes bytes: a message is parsed once its sender may send as much."""
+
+    def __init__(self, store: TraceStore, senders: Senders) -> None:
+        self._store = store
+        self._senders = senders
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        export = grpc.unary_unary_rpc_method_handler(
+            self.export,
+            response_serializer=pb.ExportTraceServiceResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE, {"Export": export})
+
+    async def export(self, body: bytes, context: Any) -> pb.ExportTraceServiceResponse:
+        sender = self._senders.known(_authorization(context.invocation_metadata()))
+        refused = 0
+        try:
+            self._senders.weighed(sender, len(body))
+            spans, refused = self._senders.own(sender, *spans_of(from_protobuf(body)))
             await self._store.add(spans)
         except LimitError as error:
             # The protocol's word for "later": an exporter tries again.
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        except InvalidInputError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return answer(refused)
 
 
@@ -40,8 +85,8 @@ def answer(refused: int) -> pb.ExportTraceServiceResponse:
     return pb.ExportTraceServiceResponse(
         partial_success=pb.ExportTracePartialSuccess(
             rejected_spans=refused,
-            error_message="Spans without a trace id of 16 bytes and a span id of 8, or too many"
-            " in one request.",
+            error_message="Spans without a trace id of 16 bytes and a span id of 8, of another"
+            " service than the sender, or too many in one request.",
         )
     )
 
@@ -51,9 +96,10 @@ class OtlpServer:
 
     name = "otlp"
 
-    def __init__(self, listen: str, store: TraceStore) -> None:
+    def __init__(self, listen: str, store: TraceStore, senders: Senders) -> None:
         self._listen = listen
-        self._servicer = SpanServicer(store)
+        self._senders = senders
+        self._servicer = SpanServicer(store, senders)
         self._server: grpc.aio.Server | None = None
         self.port = 0
 
@@ -63,9 +109,10 @@ class OtlpServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ],
+            interceptors=[_Known(self._senders.known)],
             maximum_concurrent_rpcs=CALLS_MAX,
         )
-        pb_grpc.add_TraceServiceServicer_to_server(self._servicer, server)
+        server.add_generic_rpc_handlers((self._servicer.handler(),))
         try:
             self.port = server.add_insecure_port(self._listen)
         except RuntimeError as error:

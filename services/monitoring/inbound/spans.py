@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from google.protobuf import json_format
@@ -82,11 +83,13 @@ def _span(service: str, span: trace_pb2.Span) -> Span:
     tenant = attributes.get(telemetry.TENANT, "")
     started_us = min(span.start_time_unix_nano // NS_PER_US, TIME_US_MAX)
     ended_us = min(span.end_time_unix_nano // NS_PER_US, TIME_US_MAX)
+    parent = span.parent_span_id
     kind = trace_pb2.Span.SpanKind.Name(span.kind) if span.kind in range(6) else ""
     return Span(
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
-        parent_span_id=span.parent_span_id.hex(),
+        # A parent that cannot be one is left out; the span is not.
+        parent_span_id=parent.hex() if len(parent) == SPAN_ID_BYTES else "",
         service=service,
         name=span.name[:NAME_CHARACTERS_MAX],
         kind=kind.removeprefix("SPAN_KIND_").lower(),
@@ -150,14 +153,12 @@ def _with_base64_ids(said: Any) -> Any:
     return said
 
 
-def _base64(value: Any) -> Any:
-    """Hexadecimal of 8 or 16 bytes as base64; anything else as it is, for the parser to judge."""
+def _base64(value: Any) -> str:
+    """Hexadecimal of 8 or 16 bytes as base64; "" for what is no id, so that it alone is lost."""
     if isinstance(value, str) and len(value) in (2 * TRACE_ID_BYTES, 2 * SPAN_ID_BYTES):
-        try:
+        with suppress(ValueError):
             return base64.b64encode(binascii.unhexlify(value)).decode()
-        except binascii.Error:
-            return value
-    return value
+    return ""
 
 
 def _not_otlp(form: str) -> InvalidInputError:

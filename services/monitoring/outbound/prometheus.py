@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import grpc
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -12,7 +13,7 @@ from prometheus_client.registry import Collector
 from libs.common import telemetry
 from libs.common.events import PredictionsServed
 from services.monitoring.core.components import Component, State
-from services.monitoring.core.drift import DriftReport
+from services.monitoring.core.drift import Comparison, DriftReport
 from services.monitoring.core.serving import Series, Totals, mean_ms
 
 # A label's values are bounded: what comes after is counted together under OTHER.
@@ -20,8 +21,11 @@ SERIES_MAX = 2_000
 DRIFT_SERIES_MAX = 200
 COMPONENTS_MAX = 200
 DEAD_LETTER_SERIES_MAX = 200
+TENANTS_MAX = 200
+COMPARISONS_MAX = 100
 OTHER = "other"
 LABELS = ("tenant", "model", "version")
+CODES = frozenset(code.name for code in grpc.StatusCode)
 
 
 class PrometheusMeters(Collector):
@@ -32,6 +36,8 @@ class PrometheusMeters(Collector):
         self._reports: dict[Series, DriftReport] = {}
         self._components: dict[str, Component] = {}
         self._dead_letters: dict[tuple[str, str], int] = {}
+        self._spans_refused: dict[str, int] = {}
+        self._tenants: set[str] = set()
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
@@ -42,11 +48,15 @@ class PrometheusMeters(Collector):
 
     def served(self, batch: PredictionsServed) -> None:
         series = Series.of(batch)
+        if not self._has_room_for(series.tenant):
+            series = Series(OTHER, OTHER, 0)
         if series not in self._served and len(self._served) >= SERIES_MAX:
             series = Series(OTHER, OTHER, 0)
         self._served.setdefault(series, Totals()).add(batch)
 
     def compared(self, tenant: str, report: DriftReport) -> None:
+        if not self._has_room_for(tenant):
+            return
         series = Series(tenant, report.model, report.version)
         # The one compared last is put last: the first are those that nobody compares any more.
         self._reports.pop(series, None)
@@ -62,6 +72,17 @@ class PrometheusMeters(Collector):
         if key not in self._dead_letters and len(self._dead_letters) >= DEAD_LETTER_SERIES_MAX:
             key = (OTHER, OTHER)
         self._dead_letters[key] = self._dead_letters.get(key, 0) + 1
+
+    def spans_refused(self, reason: str, count: int) -> None:
+        """The reasons are those of `core/senders.py`, so they are few."""
+        self._spans_refused[reason] = self._spans_refused.get(reason, 0) + count
+
+    def _has_room_for(self, tenant: str) -> bool:
+        """Whether its name may be a label: one customer's many tenants leave the others theirs."""
+        if tenant not in self._tenants and len(self._tenants) >= TENANTS_MAX:
+            return False
+        self._tenants.add(tenant)
+        return True
 
     # What Prometheus reads.
 
@@ -82,6 +103,12 @@ class PrometheusMeters(Collector):
         for key, count in self._dead_letters.items():
             letters.add_metric(key, count)
         yield letters
+        refused = CounterMetricFamily(
+            telemetry.SPANS_REFUSED_TOTAL, "Spans that were not taken in.", labels=["reason"]
+        )
+        for reason, count in self._spans_refused.items():
+            refused.add_metric([reason], count)
+        yield refused
 
     def _serving(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -100,7 +127,7 @@ class PrometheusMeters(Collector):
         for series, totals in self._served.items():
             labels = [series.tenant, series.model, str(series.version)]
             requests.add_metric(labels, totals.requests)
-            for code, count in totals.errors_by_code.items():
+            for code, count in _known_codes(totals.errors_by_code).items():
                 errors.add_metric([*labels, code], count)
             counts = totals.latency_ms_counts
             total_s = mean_ms(counts) * sum(counts) / 1_000.0
@@ -114,7 +141,8 @@ class PrometheusMeters(Collector):
             labels=[*LABELS, "feature", "statistic"],
         )
         for series, report in self._reports.items():
-            for each in report.comparisons:
+            # The ones that moved most are what anybody looks for.
+            for each in _furthest(report)[:COMPARISONS_MAX]:
                 drift.add_metric(
                     [
                         series.tenant,
@@ -126,6 +154,19 @@ class PrometheusMeters(Collector):
                     each.value,
                 )
         return drift
+
+
+def _furthest(report: DriftReport) -> list[Comparison]:
+    return sorted(report.comparisons, key=lambda each: each.value / each.limit, reverse=True)
+
+
+def _known_codes(counts: Mapping[str, int]) -> dict[str, int]:
+    """By gRPC's codes; whatever else an event may say is counted together."""
+    known: dict[str, int] = {}
+    for code, count in counts.items():
+        label = code if code in CODES else OTHER
+        known[label] = known.get(label, 0) + count
+    return known
 
 
 _UP = {State.SERVING: 1.0, State.DEGRADED: 0.5, State.NOT_SERVING: 0.0}

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
@@ -35,7 +35,8 @@ LINE_BYTES_MAX = 1024 * 1024
 # Lines that wait to be taken; a process that says more has to wait.
 MESSAGES_MAX = 1_000
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# What the process gets of our environment: no credential is among it.
+# What the process gets of our environment. The one credential that it gets besides lets it send
+# spans, and nothing else.
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
 
 
@@ -52,6 +53,7 @@ class ProcessTraining:
     """`otlp` is where the process sends its spans; "" keeps them in."""
 
     otlp: str = ""
+    otlp_token: str = field(default="", repr=False)
 
     async def run(
         self, place: Place, limits: ProcessLimits, traceparent: str
@@ -96,6 +98,7 @@ class ProcessTraining:
             "PYTHONHASHSEED": "0",
             "PYTHONUNBUFFERED": "1",
             "TRACEPARENT": traceparent,
+            "BASALT_OTLP_TOKEN": self.otlp_token,
         }
 
 

@@ -22,7 +22,9 @@ def main() -> int:
     from libs.common.errors import BasaltError
     from services.trainer.training.run import train
 
-    flush_spans = telemetry.set_up("trainer", arguments.otlp)
+    flush_spans = telemetry.set_up(
+        "trainer", arguments.otlp, os.environ.get("BASALT_OTLP_TOKEN", "")
+    )
     try:
         with telemetry.span("train", under=os.environ.get("TRACEPARENT", "")):
             train(arguments.folder, arguments.threads, report)

@@ -42,6 +42,8 @@ class Process:
             "BASALT_PEERS": json.dumps({"security": f"127.0.0.1:{nobody}"}),
             "BASALT_SERVICE_CREDENTIAL": "none",
             "BASALT_METRICS_LISTEN": f"127.0.0.1:{metrics}",
+            "BASALT_METRICS_KEY": "a key for the figures",
+            "BASALT_OTLP_KEY": "a key for the spans",
             "BASALT_OTLP_LISTEN": f"127.0.0.1:{otlp}",
             "BASALT_OTLP_HTTP_LISTEN": f"127.0.0.1:{otlp_http}",
             "BASALT_TRACES": f"sqlite:{folder}",

@@ -22,8 +22,9 @@ import pytest_asyncio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
-from libs.common import flow
+from libs.common import flow, senders
 from libs.common.access import AccessWatch, ServiceTokens
 from libs.common.bus import Bus, Router
 from libs.common.clock import SystemClock
@@ -52,6 +53,7 @@ from tools.servers.ports import free_ports
 LATENCY = (0, 0, 10, *(0,) * (BUCKETS - 3))
 ROWS = 400
 ROLES = ("administrator", "operator")
+METRICS_KEY, OTLP_KEY = "a key for the figures", "a key for the spans"
 
 
 class TrainedCandidate(Candidate):
@@ -135,8 +137,11 @@ class Monitoring:
 
     def metrics(self) -> dict[tuple[str, ...], float]:
         """Values by name and the tenant's or topic's labels."""
-        url = f"http://{self.settings.metrics_listen}/metrics"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        asked = urllib.request.Request(
+            f"http://{self.settings.metrics_listen}/metrics",
+            headers={"authorization": f"Bearer {METRICS_KEY}"},
+        )
+        with urllib.request.urlopen(asked, timeout=5) as answer:  # noqa: S310
             text = answer.read().decode()
         return {
             (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
@@ -164,6 +169,8 @@ async def monitoring(tmp_path: Path, kafka: Kafka) -> AsyncIterator[Monitoring]:
         settings = Settings(
             **security.settings("monitoring"),
             metrics_listen=f"127.0.0.1:{ports[0]}",
+            metrics_key=SecretStr(METRICS_KEY),
+            otlp_key=SecretStr(OTLP_KEY),
             otlp_listen=f"127.0.0.1:{ports[1]}",
             otlp_http_listen=f"127.0.0.1:{ports[2]}",
             traces=f"sqlite:{tmp_path / 'traces'}",
@@ -402,7 +409,10 @@ async def test_a_trace_by_rpc_is_the_tenants_alone(monitoring: Monitoring) -> No
         monitoring.running() as stub,
         grpc.aio.insecure_channel(monitoring.settings.otlp_listen) as channel,
     ):
-        await TraceServiceStub(channel).Export(export)
+        with pytest.raises(grpc.aio.AioRpcError) as stranger:
+            await TraceServiceStub(channel).Export(export)
+        assert stranger.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        await TraceServiceStub(channel).Export(export, **bearer(senders.token(OTLP_KEY, "ingest")))
         request = pb.GetTraceRequest(trace_id=trace_id.hex)
 
         async def there() -> bool:

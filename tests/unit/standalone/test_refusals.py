@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,3 +93,24 @@ def test_port_of_the_broker_may_move(folder: Path) -> None:
     lay_out(home)
     (kafka,) = free_ports(1)
     assert lay_out(home, kafka_port=kafka).kafka.endswith(f":{kafka}")
+
+
+def test_an_older_installation_gets_the_keys_it_lacks_and_keeps_its_own(folder: Path) -> None:
+    file = folder / "secrets.json"
+    made = Home.at(folder).secrets
+    older = json.loads(file.read_text())
+    del older["otlp_key"], older["metrics_key"]
+    file.write_text(json.dumps(older))
+
+    renewed = Home.at(folder).secrets
+    assert renewed.master_key == made.master_key
+    assert renewed.service_credentials == made.service_credentials
+    assert len({renewed.otlp_key, renewed.metrics_key, made.otlp_key, made.metrics_key}) == 4
+    assert Home.at(folder).secrets == renewed
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_secrets_without_a_master_key_are_damaged(folder: Path) -> None:
+    (folder / "secrets.json").write_text("{}")
+    with pytest.raises(ServerError, match="is damaged"):
+        run(folder)
