@@ -1,11 +1,14 @@
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 
-from services.gateway.dispatcher import Limits, RoutingTable
+from services.gateway.dispatcher import Limits, Route, RoutingTable, frames
 from tests.gateway.conftest import Door, request, route, values
+from tests.gateway.test_hostile_peers import BLOCK, HELLO
 from tests.support.eventually import eventually
 
 
@@ -31,6 +34,35 @@ async def test_a_tenant_cannot_have_more_calls_than_its_limit(door: Door) -> Non
 
     door.peer.open.set()
     await asyncio.gather(*calls)
+    assert values(await door.call(request([[3]]))) == [[6]]
+
+
+@asynccontextmanager
+async def slow_bodies(door: Door, number: int, part: bytes = b"\0") -> AsyncIterator[None]:
+    """So many calls of acme whose bodies have begun to come, on one connection of Envoy's."""
+    _, writer = await asyncio.open_unix_connection(str(door.socket))
+    writer.write(HELLO)
+    for stream in range(1, 2 * number, 2):
+        writer.write(frames.headers(stream, BLOCK, end_stream=False))
+        writer.write(frames.frame(frames.DATA, 0, stream, part))
+    await eventually(lambda: door.dispatcher.snapshot().buffered_bytes == number * len(part))
+    yield
+    writer.close()
+    await eventually(lambda: door.dispatcher.snapshot().buffered_bytes == 0)
+
+
+async def test_slow_bodies_are_calls_of_their_tenant_and_of_nobody_else(door: Door) -> None:
+    door.dispatcher.use(
+        RoutingTable.of(
+            [route("double"), Route("globex", "double", route("double").variants)], {"acme": 2}
+        )
+    )
+    async with slow_bodies(door, 2):
+        code, message = await door.refused(request([[3]]))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "2 calls in flight, its limit" in message
+        other = ("x-basalt-tenant", "globex")
+        assert values(await door.call(request([[3]]), other)) == [[6]]
     assert values(await door.call(request([[3]]))) == [[6]]
 
 
@@ -134,3 +166,21 @@ class TestWithSmallLimits:
         door.peer.open.set()
         await asyncio.gather(*calls)
         assert door.dispatcher.snapshot().buffered_bytes == 0
+
+
+class TestWithASmallShare:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(message_bytes_max=10_000, tenant_buffered_bytes_max=25_000)
+
+    async def test_the_bodies_of_a_tenant_are_bounded_and_nobody_elses(self, door: Door) -> None:
+        door.dispatcher.use(
+            RoutingTable.of([route("double"), Route("globex", "double", route("double").variants)])
+        )
+        async with slow_bodies(door, 3, bytes(8_000)):
+            code, message = await door.refused(request([[0.0] * 500]))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "25000 bytes of this tenant's requests" in message
+            other = ("x-basalt-tenant", "globex")
+            assert values(await door.call(request([[0.0] * 500]), other)) == [[0.0] * 500]
+        assert values(await door.call(request([[0.0] * 500]))) == [[0.0] * 500]

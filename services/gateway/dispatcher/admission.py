@@ -9,7 +9,7 @@ from services.gateway.dispatcher.ledger import Ledger
 from services.gateway.dispatcher.limits import Limits
 from services.gateway.dispatcher.messages import RequestReader
 from services.gateway.dispatcher.routing import NotDeployedError, RoutingTable
-from services.gateway.dispatcher.tenants import Tenants
+from services.gateway.dispatcher.tenants import Tenant, Tenants
 from services.gateway.dispatcher.upstream import MODEL_INFER_PATH
 from services.gateway.dispatcher.wire import GRPC_PREFIX_BYTES, MessageError, grpc_prefix
 
@@ -46,6 +46,9 @@ class Admission:
 
     def grew(self, call: Call, data: bytes) -> None:
         try:
+            if call.tenant is None:
+                # A body that comes in parts is its tenant's from the first on, however slowly.
+                self._enter(call, self._tenants.get(call.headers.tenant))
             self._ledger.hold(call, len(data))
         except RefusedError as refusal:
             self._ledger.refuse(call, refusal.code, refusal.message)
@@ -112,19 +115,25 @@ class Admission:
             )
         target = routed.choose(form.version, call.request_id)
         call.form, call.target, call.routed = form, target, True
+        if call.tenant is None:
+            self._enter(call, tenant)
+        model = self._delivery.model_of(target)
+        self._delivery.check_room(model, target)
+        call.model = model
+        call.state = WAITING
+        self._delivery.enqueue(call, model, target)
+
+    def _enter(self, call: Call, tenant: Tenant) -> None:
+        """From here to its release the call is one of the tenant's in flight."""
         if tenant.in_flight >= tenant.concurrency_max:
             raise RefusedError(
                 Status.RESOURCE_EXHAUSTED,
                 f"this tenant has {tenant.concurrency_max} calls in flight, its limit; "
                 "wait for answers, or try again shortly",
             )
-        model = self._delivery.model_of(target)
-        self._delivery.check_room(model, target)
         tenant.in_flight += 1
         call.tenant = tenant
-        call.model = model
-        call.state = WAITING
-        self._delivery.enqueue(call, model, target)
+        self._ledger.charge(tenant, call.held_bytes)
 
     def _checked(self, call: Call, body: bytes) -> bytes:
         """The body as exactly one uncompressed gRPC message."""

@@ -21,6 +21,7 @@ from services.gateway.dispatcher.deadlines import Deadlines
 from services.gateway.dispatcher.limits import Limits
 from services.gateway.dispatcher.recording import CallSpan, Counts, Sample, Sampler
 from services.gateway.dispatcher.routing import Target
+from services.gateway.dispatcher.tenants import Tenant
 from services.gateway.dispatcher.wire import GRPC_PREFIX_BYTES
 
 
@@ -63,6 +64,8 @@ class Ledger:
         """Counts bytes that are kept for the call. Raises RefusedError beyond the limits."""
         call.held_bytes += size
         self.buffered_bytes += size
+        if call.tenant is not None:
+            self.charge(call.tenant, size)
         limits = self._limits
         if call.held_bytes > limits.message_bytes_max + GRPC_PREFIX_BYTES:
             raise RefusedError(
@@ -75,6 +78,16 @@ class Ledger:
                 Status.RESOURCE_EXHAUSTED,
                 f"the gateway holds {limits.buffered_bytes_max} bytes of requests, its limit; "
                 "try again shortly",
+            )
+
+    def charge(self, tenant: Tenant, size: int) -> None:
+        """Counts bytes as the tenant's. Raises RefusedError beyond its share of all."""
+        tenant.held_bytes += size
+        if tenant.held_bytes > self._limits.tenant_buffered_bytes_max:
+            raise RefusedError(
+                Status.RESOURCE_EXHAUSTED,
+                f"the gateway holds {self._limits.tenant_buffered_bytes_max} bytes of this "
+                "tenant's requests, its limit; wait for answers, or send fewer at a time",
             )
 
     def settle(self, call: Call, target: Target, lead: bytes, raw: bytes, now: float) -> None:
@@ -136,6 +149,7 @@ class Ledger:
         self.buffered_bytes -= call.held_bytes
         if call.tenant is not None:
             call.tenant.in_flight -= 1
+            call.tenant.held_bytes -= call.held_bytes
         # Whoever still refers to the call must not hold its bytes.
         call.body = b""
         call.chunks = None

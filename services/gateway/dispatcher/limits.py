@@ -11,6 +11,8 @@ class Limits:
     answer_bytes_max: int = 64 * 1024 * 1024
     # Of all bodies that are held at a time, being read, waiting or in Triton.
     buffered_bytes_max: int = 512 * 1024 * 1024
+    # Of them, what one tenant's may be: beyond it that tenant is refused, and nobody else.
+    tenant_buffered_bytes_max: int = 256 * 1024 * 1024
     tenant_concurrency_max: int = TENANT_CONCURRENCY_MAX_DEFAULT
     model_waiting_max: int = 4_096
     timeout_s_default: float = 60.0  # Of a call that names no deadline of its own.

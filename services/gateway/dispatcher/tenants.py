@@ -9,13 +9,21 @@ LAYOUTS_MAX = 1_024
 
 
 class Tenant:
-    __slots__ = ("concurrency_max", "in_flight", "layouts", "message_bytes_max", "name")
+    __slots__ = (
+        "concurrency_max",
+        "held_bytes",
+        "in_flight",
+        "layouts",
+        "message_bytes_max",
+        "name",
+    )
 
     def __init__(self, name: str, concurrency_max: int, message_bytes_max: int) -> None:
         self.name = name
         self.concurrency_max = concurrency_max
         self.message_bytes_max = message_bytes_max
         self.in_flight = 0
+        self.held_bytes = 0
         # By length of the request: how the last request of that length lay in memory.
         self.layouts: dict[int, RequestLayout] = {}
 
