@@ -12,6 +12,7 @@ Where the kernel refuses, the command runs without, and its log says so.
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ UMASK = 0o077  # Whatever the command creates is its user's alone; not all serve
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000  # linux/sched.h
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 2, 4, 4096, 16384, 1 << 19  # linux/mount.h
 TEMPORARY, SHARED_MEMORY = "/tmp", "/dev/shm"  # noqa: S108 - what all users of a machine share.
+FILES_MAX = 65_536
 
 
 def main() -> None:
@@ -35,6 +37,7 @@ def main() -> None:
         _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # It died before the tie was made.
             sys.exit(1)
+    _allow_files()
     os.execvpe(command[0], command, os.environ)  # noqa: S606 - no shell is the point.
 
 
@@ -86,6 +89,13 @@ def _call(name: str, *arguments: object) -> None:
     if function(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def _allow_files() -> None:
+    """A connection is an open file, and many systems allow 1,024 unless one asks for more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if most == resource.RLIM_INFINITY else min(FILES_MAX, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -132,8 +133,46 @@ def test_a_tenants_limit_stands_beside_the_default() -> None:
     buckets = {
         each["entries"][0]["value"]: each["token_bucket"]["tokens_per_fill"]
         for each in guard(rendered(limits=limits), guards.RATES)["descriptors"]
+        if each["entries"][0]["key"] == "tenant"
     }
     assert buckets == {"acme": 5, "": 50_000}
+
+
+def test_every_call_that_needs_no_token_has_a_bucket_by_address_and_ends_in_seconds() -> None:
+    rows = guard(rendered(), guards.RATES)["rate_limits"]
+    patterns = [
+        each["actions"][0]["header_value_match"]["headers"][0]["string_match"]["safe_regex"]
+        for each in rows
+        if "header_value_match" in each["actions"][0]
+    ]
+    rules = guard(rendered(), guards.TOKENS)["rules"]
+    needs_none = [rule["match"] for rule in rules if "requires" not in rule]
+    for match in needs_none:
+        path = match.get("path") or match["prefix"] + "health.v1.Health/Check"
+        fitting = [each for each in patterns if re.fullmatch(each["regex"], path)]
+        assert len(fitting) == 1, path
+        first = next(
+            route
+            for route in resource(rendered(), ROUTES)["virtual_hosts"][0]["routes"]
+            if path == route["match"].get("path")
+            or path.startswith(route["match"].get("prefix", "\0"))
+        )
+        lasting = first.get("route", {}).get("max_stream_duration")
+        assert "direct_response" in first or lasting == {"max_stream_duration": "10s"}, path
+
+
+def test_what_shows_no_token_is_given_seconds() -> None:
+    door = resource(rendered(), LISTENERS)
+    manager = door["filter_chains"][0]["filters"][0]["typed_config"]
+    for limit in (
+        door["listener_filters_timeout"],
+        manager["request_headers_timeout"],
+        manager["common_http_protocol_options"]["idle_timeout"],
+        manager["drain_timeout"],
+        manager["stream_flush_timeout"],
+    ):
+        assert 0 < float(limit.rstrip("s")) <= 30
+    assert not door["continue_on_listener_filters_timeout"]
 
 
 def test_identity_from_outside_is_taken_away_first() -> None:

@@ -15,13 +15,19 @@ from services.gateway.core.envoy.listener import (
     listener,
     whole_listener,
 )
-from services.gateway.core.envoy.parts import Json, from_file, typed
+from services.gateway.core.envoy.parts import Json, from_file, seconds, typed
 
 BOOTSTRAP_FILE = "envoy.json"
 LISTENERS_FILE = "lds.json"
 CLUSTERS_FILE = "cds.json"
 HEAP_BYTES_MAX = 768 * 1024 * 1024
-CONNECTIONS_MAX = 4_096
+# Many more than callers need: what shows no token is gone in seconds, and until then it shall not
+# stand in the way of others. It is memory that ends a flood of them: see `_process_limits`.
+CONNECTIONS_MAX = 16_384
+# Between these shares of the heap, connections without a call are given less and less time.
+CROWDED_FROM = 0.25
+CROWDED_AT = 0.6
+CROWDED_IDLE_S = 2.0
 
 _LISTENER = "config.listener.v3.Listener"
 _CLUSTER = "config.cluster.v3.Cluster"
@@ -114,6 +120,7 @@ def _process_limits() -> Json:
                 },
             ],
             "actions": [
+                _crowded(),
                 _at("envoy.overload_actions.shrink_heap", 0.9),
                 _at("envoy.overload_actions.stop_accepting_requests", 0.95),
                 _at("envoy.overload_actions.stop_accepting_connections", 0.98),
@@ -123,6 +130,21 @@ def _process_limits() -> Json:
 
 
 _HEAP = "envoy.resource_monitors.fixed_heap"
+
+
+def _crowded() -> Json:
+    kind = "config.overload.v3.ScaleTimersOverloadActionConfig"
+    scaled = {"scaling_threshold": CROWDED_FROM, "saturation_threshold": CROWDED_AT}
+    return {
+        "name": "envoy.overload_actions.reduce_timeouts",
+        "triggers": [{"name": _HEAP, "scaled": scaled}],
+        "typed_config": typed(
+            kind,
+            timer_scale_factors=[
+                {"timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE", "min_timeout": seconds(CROWDED_IDLE_S)}
+            ],
+        ),
+    }
 
 
 def _at(action: str, share: float) -> Json:

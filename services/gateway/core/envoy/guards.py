@@ -12,22 +12,17 @@ from libs.common.identity import AUDIENCE, CLOCK_SKEW_S, ISSUER
 from services.gateway.core.envoy.inputs import Inputs
 from services.gateway.core.envoy.parts import (
     INFER_PATH,
+    READY_PATH,
     SUBJECT_HEADER,
     TENANT_HEADER,
     TOKEN_ID_HEADER,
     Json,
-    seconds,
     typed,
 )
-from services.gateway.core.limits import REQUESTS_PER_SECOND_DEFAULT
+from services.gateway.core.envoy.rates import rates
 
 TOKENS_CACHED_MAX = 10_000
 TOKEN_BYTES_MAX = 4_096
-# Calls that carry no identity, such as logins, share one limit.
-OPEN_REQUESTS_PER_SECOND_MAX = 500
-# Tenants without limits of their own that are counted at a time; the one longest unseen goes.
-TENANTS_COUNTED_MAX = 10_000
-FILL_INTERVAL_S = 1
 
 TOKENS = "tokens"
 REVOCATIONS = "revocations"
@@ -51,7 +46,7 @@ def guards(inputs: Inputs) -> dict[str, Json]:
         TOKENS: _tokens(inputs),
         REVOCATIONS: _revocations(inputs),
         ROLES: _roles(inputs),
-        RATES: _rates(inputs),
+        RATES: rates(inputs),
     }
 
 
@@ -88,7 +83,7 @@ def _tokens(inputs: Inputs) -> Json:
         rules=[
             *({"match": {"path": f"/{method}"}} for method in inputs.site.open_methods),
             {"match": {"prefix": "/grpc."}},
-            {"match": {"path": "/ready"}},
+            {"match": {"path": READY_PATH}},
             {"match": {"prefix": "/"}, "requires": needed},
         ],
     )
@@ -142,51 +137,3 @@ def _roles(inputs: Inputs) -> Json:
             },
         },
     )
-
-
-def _rates(inputs: Inputs) -> Json:
-    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
-    own = [
-        _rate(tenant, limits.requests_per_second)
-        for tenant, limits in sorted(inputs.limits.items())
-    ]
-    return typed(
-        "extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
-        stat_prefix="rates",
-        filter_enabled=always,
-        filter_enforced=always,
-        rate_limited_as_resource_exhausted=True,
-        token_bucket=_bucket(OPEN_REQUESTS_PER_SECOND_MAX),
-        always_consume_default_token_bucket=False,
-        # A blank value stands for every other tenant: each has a bucket of its own.
-        descriptors=[*own, _rate("", REQUESTS_PER_SECOND_DEFAULT)],
-        max_dynamic_descriptors=TENANTS_COUNTED_MAX,
-        rate_limits=[
-            {
-                "actions": [
-                    {
-                        "request_headers": {
-                            "header_name": TENANT_HEADER,
-                            "descriptor_key": "tenant",
-                            "skip_if_absent": False,
-                        }
-                    }
-                ]
-            }
-        ],
-    )
-
-
-def _rate(tenant: str, requests_per_second: int) -> Json:
-    return {
-        "entries": [{"key": "tenant", "value": tenant}],
-        "token_bucket": _bucket(requests_per_second),
-    }
-
-
-def _bucket(requests_per_second: int) -> Json:
-    return {
-        "max_tokens": requests_per_second,
-        "tokens_per_fill": requests_per_second,
-        "fill_interval": seconds(FILL_INTERVAL_S),
-    }

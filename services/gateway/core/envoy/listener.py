@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.gateway.core.envoy import guards, replies, routes
+from services.gateway.core.envoy import guards, replies, routes, tokenless
 from services.gateway.core.envoy.inputs import Address, DoorTls, Inputs, Site
 from services.gateway.core.envoy.parts import (
     FORWARDING_HEADERS,
@@ -24,9 +24,25 @@ CONCURRENT_STREAMS_MAX = 1_024
 STREAM_WINDOW_BYTES = 1024 * 1024
 CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
 BUFFER_BYTES_MAX = 1024 * 1024
-REQUEST_HEADERS_S_MAX = 10.0
-IDLE_S_MAX = 3_600.0
-HANDSHAKE_S_MAX = 10.0
+# Until a connection has shown what it speaks, has shaken hands, has sent a call's headers.
+FIRST_BYTES_S_MAX = 3.0
+HANDSHAKE_S_MAX = 5.0
+REQUEST_HEADERS_S_MAX = 5.0
+# Connections without a call: of those that never made one, a caller cannot be told from a flood.
+# Clients open another when they need one; no usual period of polling is as long as these two.
+IDLE_S_MAX = 12.0
+DRAIN_S_MAX = 2.0
+# An answer that is whole and that its caller does not take; bytes above the buffer's limit.
+UNREAD_S_MAX = 30.0
+STUCK_S_MAX = 60.0
+# Calls that their caller took back, on one connection: as many at a time as it may have, and then
+# a second. A flood of them (rapid reset) is closed.
+RESETS_MAX = 2 * CONCURRENT_STREAMS_MAX
+RESETS_PER_SECOND_MAX = 200
+# Connections that the system keeps for us until we take them.
+BACKLOG_MAX = 4_096
+_IPPROTO_TCP = 6
+_TCP_DEFER_ACCEPT = 9
 # Of the answered predictions; whatever was refused or failed is always in the access log.
 PREDICTIONS_LOGGED_PERCENT = 1
 
@@ -71,7 +87,7 @@ def _listener(site: Site, filters: list[Json], route_source: Json) -> Json:
             stat_prefix=NAME,
             codec_type="AUTO",
             **route_source,
-            http_filters=[*filters, _router()],
+            http_filters=[tokenless.tokenless(), *filters, _router()],
             early_header_mutation_extensions=[_without_identity()],
             local_reply_config=replies.replies(site),
             access_log=[_access_log(site)],
@@ -86,13 +102,39 @@ def _listener(site: Site, filters: list[Json], route_source: Json) -> Json:
         "name": NAME,
         "address": _address(site.listen),
         "filter_chains": [chain],
+        "listener_filters": [_inspector(site)],
+        "listener_filters_timeout": seconds(FIRST_BYTES_S_MAX),
+        "continue_on_listener_filters_timeout": False,
+        "socket_options": [_deferred()],
+        "tcp_backlog_size": BACKLOG_MAX,
         "per_connection_buffer_limit_bytes": BUFFER_BYTES_MAX,
+        "per_connection_buffer_high_watermark_timeout": seconds(STUCK_S_MAX),
         "ignore_global_conn_limit": False,
     }
 
 
 def _address(at: Address) -> Json:
     return {"socket_address": {"address": at.host, "port_value": at.port}}
+
+
+def _inspector(site: Site) -> Json:
+    """Waits for a connection's first bytes; what sends none has cost nothing but its socket."""
+    if site.tls is None:
+        kind = "extensions.filters.listener.http_inspector.v3.HttpInspector"
+    else:
+        kind = "extensions.filters.listener.tls_inspector.v3.TlsInspector"
+    return {"name": "first-bytes", "typed_config": typed(kind)}
+
+
+def _deferred() -> Json:
+    """Linux hands a connection over when it has sent something, or after so many seconds."""
+    return {
+        "description": "TCP_DEFER_ACCEPT",
+        "level": _IPPROTO_TCP,
+        "name": _TCP_DEFER_ACCEPT,
+        "int_value": int(FIRST_BYTES_S_MAX),
+        "state": "STATE_LISTENING",
+    }
 
 
 def _router() -> Json:
@@ -123,7 +165,9 @@ def _protocol_limits() -> Json:
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "stream_idle_timeout": seconds(routes.STREAM_IDLE_S_MAX),
+        "stream_flush_timeout": seconds(UNREAD_S_MAX),
         "request_headers_timeout": seconds(REQUEST_HEADERS_S_MAX),
+        "drain_timeout": seconds(DRAIN_S_MAX),
         "max_request_headers_kb": HEADERS_BYTES_MAX_KB,
         "common_http_protocol_options": {
             "idle_timeout": seconds(IDLE_S_MAX),
@@ -133,6 +177,8 @@ def _protocol_limits() -> Json:
             "max_concurrent_streams": CONCURRENT_STREAMS_MAX,
             "initial_stream_window_size": STREAM_WINDOW_BYTES,
             "initial_connection_window_size": CONNECTION_WINDOW_BYTES,
+            "stream_reset_burst": RESETS_MAX,
+            "stream_reset_rate": RESETS_PER_SECOND_MAX,
         },
     }
 

@@ -19,6 +19,7 @@ IDENTITY_HEADERS = (TENANT_HEADER, SUBJECT_HEADER, TOKEN_ID_HEADER, ADDRESS_HEAD
 # What proxies say of whom they call for: the door believes no proxy, nor does what is behind it.
 FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 
+READY_PATH = "/ready"
 INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 # What is not a service of ours but has a cluster.

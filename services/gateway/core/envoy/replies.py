@@ -14,6 +14,10 @@ RATE = (
     f"The tenant %REQ({TENANT_HEADER})% calls more often than its limit requests_per_second "
     "allows. Call less often, or ask the platform's administrator for a higher limit."
 )
+ADDRESS_RATE = (
+    "Too many calls without a token come from %DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%. "
+    "Wait a second, then call less often, or with a token."
+)
 UNREACHABLE = (
     "The service %UPSTREAM_CLUSTER% cannot be reached. Try again shortly; `basalt status` shows "
     "what is wrong."
@@ -32,6 +36,7 @@ def replies(site: Site) -> Json:
         f"the role {needed}. Ask an administrator of your tenant for a role that may."
     )
     cases: list[tuple[Json, str, int]] = [
+        (_all(_status(429), _without_token()), ADDRESS_RATE, 0),
         (_status(429), RATE, 0),
         (_all(_status(403), _because(REVOKED_POLICY)), REVOKED, 401),
         # To Envoy a token for somebody else is one that may not; to callers it is none.
@@ -89,6 +94,11 @@ def _all(*filters: Json) -> Json:
 
 def _is_grpc() -> Json:
     header = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    return {"header_filter": {"header": header}}
+
+
+def _without_token() -> Json:
+    header = {"name": TENANT_HEADER, "present_match": True, "invert_match": True}
     return {"header_filter": {"header": header}}
 
 

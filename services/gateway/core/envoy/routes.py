@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from libs.common.identity import ADDRESS_HEADER
+from services.gateway.core.envoy import tokenless
 from services.gateway.core.envoy.inputs import Inputs, Site
 from services.gateway.core.envoy.parts import (
     DISPATCHER,
     INFER_PATH,
+    READY_PATH,
     SLOW_GRPC,
     SLOW_REST,
     Json,
@@ -14,13 +16,17 @@ from services.gateway.core.envoy.parts import (
 )
 
 NAME = "door"
-READY_PATH = "/ready"
 # An inference call whose dispatcher says nothing for so long is given up; it has its own deadline.
 INFER_IDLE_S_MAX = 120.0
 # A stream on which nothing happens for so long, such as the watch of a long training.
 STREAM_IDLE_S_MAX = 3_600.0
 REST_S_MAX = 75.0
 NOT_HERE = "The door has no such way; see docs/reference/gateway.md for what it offers."
+# A prediction as a whole, however slowly its body comes: 64 MiB take a minute by a slow line.
+PREDICTION_S_MAX = 300.0
+# A call that needs no token as a whole: its body has a few hundred bytes. A watch of the health
+# ends with it, too, and is begun anew by who watches.
+OPEN_S_MAX = 10.0
 NO_KEYS = (
     "Tokens cannot be verified: security has not published its keys yet. Try again shortly; "
     "`basalt status` shows what is wrong."
@@ -32,9 +38,16 @@ def routes(inputs: Inputs) -> Json:
     site = inputs.site
     found = [_ready()]
     if inputs.access.keys:
-        found += [_infer(), *_slow_grpc(), _rest(), *_internal(site), *_services(site)]
+        found += [
+            *_open(site),
+            _infer(),
+            *_slow_grpc(),
+            _rest(),
+            *_internal(site),
+            *_services(site),
+        ]
     else:
-        found += [*_open(site), *_slow_grpc_open(), _refusal(503, NO_KEYS)]
+        found += [*_open(site), _refusal(503, NO_KEYS)]
     return {
         "name": NAME,
         "virtual_hosts": [{"name": NAME, "domains": ["*"], "routes": found}],
@@ -50,24 +63,18 @@ def _ready() -> Json:
 
 
 def _infer() -> Json:
-    return _grpc("infer", {"path": INFER_PATH}, DISPATCHER, INFER_IDLE_S_MAX)
+    route = _grpc("infer", {"path": INFER_PATH}, DISPATCHER, INFER_IDLE_S_MAX, PREDICTION_S_MAX)
+    return route | {"typed_per_filter_config": tokenless.for_predictions()}
 
 
 def _slow_grpc() -> list[Json]:
     prefix = "/inference.GRPCInferenceService/"
-    return [_grpc("inference", {"prefix": prefix}, SLOW_GRPC), *_slow_grpc_open()]
-
-
-def _slow_grpc_open() -> list[Json]:
-    return [
-        _grpc("health", {"prefix": "/grpc.health.v1.Health/"}, SLOW_GRPC),
-        _grpc("reflection", {"prefix": "/grpc.reflection."}, SLOW_GRPC),
-    ]
+    return [_grpc("inference", {"prefix": prefix}, SLOW_GRPC)]
 
 
 def _rest() -> Json:
     match = {"path_separated_prefix": "/v2"}
-    action = {"cluster": SLOW_REST, "timeout": seconds(REST_S_MAX)}
+    action = {"cluster": SLOW_REST, "timeout": seconds(REST_S_MAX), **_lasting(PREDICTION_S_MAX)}
     return {"name": "rest", "match": match, "route": action} | _with_address()
 
 
@@ -92,17 +99,37 @@ def _services(site: Site) -> list[Json]:
 
 
 def _open(site: Site) -> list[Json]:
+    """What needs no token."""
+    health, reflection = "/grpc.health.v1.Health/", "/grpc.reflection."
     return [
-        _grpc(method, {"path": f"/{method}"}, site.services[method.partition("/")[0]])
-        for method in site.open_methods
-        if method.partition("/")[0] in site.services
+        *(
+            _grpc(
+                method,
+                {"path": f"/{method}"},
+                site.services[method.partition("/")[0]],
+                OPEN_S_MAX,
+                OPEN_S_MAX,
+            )
+            for method in site.open_methods
+            if method.partition("/")[0] in site.services
+        ),
+        _grpc("health", {"prefix": health}, SLOW_GRPC, OPEN_S_MAX, OPEN_S_MAX),
+        _grpc("reflection", {"prefix": reflection}, SLOW_GRPC, OPEN_S_MAX, OPEN_S_MAX),
     ]
 
 
-def _grpc(name: str, match: Json, cluster: str, idle_s_max: float = STREAM_IDLE_S_MAX) -> Json:
+def _grpc(
+    name: str,
+    match: Json,
+    cluster: str,
+    idle_s_max: float = STREAM_IDLE_S_MAX,
+    s_max: float | None = None,
+) -> Json:
     # The caller's deadline travels on in grpc-timeout and is kept by who answers: a timer here
-    # would only be a second one.
+    # would only be a second one. What is limited as a whole is so for slow bodies.
     action = {"cluster": cluster, "timeout": "0s", "idle_timeout": seconds(idle_s_max)}
+    if s_max is not None:
+        action |= _lasting(s_max)
     route = {"name": name, "match": match, "route": action}
     # Predictions ask for nobody's address, and have none to carry.
     return route if cluster == DISPATCHER else route | _with_address()
@@ -113,6 +140,10 @@ def _with_address() -> Json:
     header = {"key": ADDRESS_HEADER, "value": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}
     added = {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
     return {"request_headers_to_add": [added]}
+
+
+def _lasting(s_max: float) -> Json:
+    return {"max_stream_duration": {"max_stream_duration": seconds(s_max)}}
 
 
 def _refusal(status: int, text: str) -> Json:
