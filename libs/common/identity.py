@@ -29,6 +29,7 @@ ISSUER = "basalt"
 AUDIENCE = "basalt"
 # The tenant of the platform itself: its administrators, its services, its audit.
 PLATFORM = "platform"
+KEY_SUBJECT = "key:"
 CLOCK_SKEW_S = 30
 VERIFIED_TOKENS_MAX = 10_000
 TOKEN_CHARACTERS_MAX = 8_000
@@ -61,6 +62,15 @@ class Caller:
     @property
     def is_service(self) -> bool:
         return self.subject.startswith("service:")
+
+    @property
+    def answerable(self) -> str:
+        """Who answers for what this call does: the person, or "key:<name>/<id>".
+
+        The names of keys are given again; a key's id leads to the person who made it.
+        """
+        is_key = self.subject.startswith(KEY_SUBJECT)
+        return f"{self.subject}/{self.token_id}" if is_key else self.subject
 
 
 _caller: ContextVar[Caller | None] = ContextVar("caller", default=None)

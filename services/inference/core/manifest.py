@@ -35,9 +35,13 @@ FILES_BYTES_MAX = 1024 * 1024 * 1024
 FILES_MAX = 64
 CARD_BYTES_MAX = 64 * 1024
 COLUMNS_MAX = 2_000
+RESPONSIBLE_MAX = 256
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+# A person, or "key:<name>/<id>".
+Answerable = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class _Frozen(BaseModel):
@@ -95,6 +99,8 @@ class Manifest(_Frozen):
     baseline_metrics: dict[str, float] = {}
     lineage: Lineage = Lineage()
     author: str = Field(min_length=1, max_length=256)
+    # The author, and everyone who wrote the pipeline; empty in models from before that was kept.
+    responsible: tuple[Answerable, ...] = Field((), max_length=RESPONSIBLE_MAX)
     gates: GateLimits = GateLimits()
 
     @model_validator(mode="after")

@@ -78,6 +78,7 @@ class Registration:
             lineage=manifest.lineage,
             # The manifest came by a call that proved who answers; the event did not.
             author=manifest.author,
+            responsible=manifest.responsible,
             traceparent=telemetry.traceparent(),
         )
 

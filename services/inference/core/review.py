@@ -1,4 +1,8 @@
-"""Approval by another person than the author, and the signature that follows it."""
+"""Approval by another person than those who answer for it, and the signature that follows.
+
+Who made a key, and who gave a reviewer their role, is known to security: it judges again before
+it signs.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,8 @@ class Review:
     ) -> tuple[Entry, bool]:
         """The version, and whether another call approved it before: then it is left as it is.
 
-        Raises ForbiddenError for its author, PreconditionError unless its gates passed.
+        Raises ForbiddenError for those who answer for it, PreconditionError unless its gates
+        passed.
         """
         cause = self.journal.this_call()
         entry = await versions.find(self.journal, tenant, model, number)
@@ -126,11 +131,16 @@ class Review:
 
 def _require_other_eyes(version: ModelVersion, reviewer: str) -> None:
     if reviewer == version.author:
-        raise ForbiddenError(
-            f"{reviewer} is the author of {version.label}, and nobody approves their own work.",
-            which=version.label,
-            next_step="Ask another reviewer of your tenant to approve it.",
-        )
+        what = f"{reviewer} is the author of {version.label}"
+    elif reviewer in version.responsible:
+        what = f"{reviewer} wrote the pipeline of {version.label}"
+    else:
+        return
+    raise ForbiddenError(
+        f"{what}, and nobody approves their own work.",
+        which=version.label,
+        next_step="Ask another reviewer of your tenant to approve it.",
+    )
 
 
 def _require_gated(version: ModelVersion) -> None:

@@ -69,6 +69,8 @@ class ModelVersion(_Frozen):
     metrics: dict[str, float]
     lineage: Lineage
     author: str
+    # Who may not approve it, the author among them; empty from before that was kept.
+    responsible: tuple[str, ...] = ()
     gates: tuple[GateResult, ...] = ()
     reviews: tuple[ReviewRecord, ...] = ()
     signature_sha256: str = ""

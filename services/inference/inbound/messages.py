@@ -63,6 +63,7 @@ def model_version(entry: Entry, aliases: Sequence[str] = (), card: str = "") -> 
         classes=version.classes,
         card=card,
         author=version.author,
+        responsible=version.responsible,
         signed_by_key=version.signed_by_key,
         changed=common_pb2.Stamp(at=timestamp(entry.at), by=entry.by, cause=entry.cause),
         aliases=aliases,

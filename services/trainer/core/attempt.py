@@ -157,7 +157,8 @@ class Attempt:
                     break
             if self._finished:
                 candidates = Candidates(self.tools.objects)
-                manifest = await self._patiently(lambda: candidates.keep(self._tenant, place))
+                job = self.claim.job
+                manifest = await self._patiently(lambda: candidates.keep(self._tenant, job, place))
                 return Outcome(manifest_sha256=manifest)
             return Outcome(failure=_failure(exited, self._refused, definition))
         except BasaltError as error:

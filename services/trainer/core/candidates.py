@@ -35,13 +35,14 @@ class Part:
 class Candidates:
     objects: ObjectStore
 
-    async def keep(self, tenant: str, place: Place) -> str:
+    async def keep(self, tenant: str, job: Job, place: Place) -> str:
         """Stores what the training process left; the SHA-256 of its manifest.
 
         Storing the same again changes nothing. Raises IntegrityError for a file that is not what
-        the manifest says.
+        the manifest says, and for a manifest that names others than those who answer for the job.
         """
         manifest = b"".join([part async for part in place.read(MANIFEST_FILE)])
+        _require_answering(manifest, job)
         for file in _files(manifest):
             if await place.sha256(file.name) != file.sha256:
                 raise IntegrityError(
@@ -71,6 +72,20 @@ class Candidates:
                 first = None
             if first is not None:  # An empty file has a beginning, too.
                 yield Part(b"", first)
+
+
+def _require_answering(manifest: bytes, job: Job) -> None:
+    """Whoever may not approve a model is known from its manifest, so the job decides what it says.
+
+    The process that wrote it also read data from outside.
+    """
+    said = json.loads(manifest)
+    if (said.get("author"), said.get("responsible", [])) != (job.author, list(job.responsible)):
+        raise IntegrityError(
+            "The manifest names others than those who answer for the job.",
+            which=MANIFEST_FILE,
+            next_step="Run the pipeline again, and tell the platform's operators.",
+        )
 
 
 def _key(tenant: str, sha256: str) -> str:

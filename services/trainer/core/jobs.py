@@ -40,6 +40,9 @@ class Job(BaseModel):
     trigger: str
     # Who answers for the model; may not approve it (four eyes).
     author: str
+    # The author, and everyone who wrote the pipeline: none of them may approve it. A person, or
+    # "key:<name>/<id>". None at all: a job from before that was kept.
+    responsible: tuple[str, ...] = ()
     parameters: dict[str, str] = {}
     state: State = "queued"
     # 0 to 1, and the name of the step it is in.

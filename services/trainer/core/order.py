@@ -23,6 +23,7 @@ class Order(BaseModel):
     definition: dict[str, Any]
     job: str
     author: str
+    responsible: tuple[str, ...] = ()
     trace_id: str
     dataset: str
     dataset_version: int
@@ -40,6 +41,7 @@ class Order(BaseModel):
             definition=definition.document(),
             job=job.id,
             author=job.author,
+            responsible=job.responsible,
             trace_id=job.trace_id,
             dataset=job.dataset,
             dataset_version=job.dataset_version,

@@ -329,3 +329,5 @@ class PipelineState(BaseModel):
     model: str
     triggers: tuple[Trigger, ...]
     owner: str
+    # Who wrote this revision or one before it; none: from before that was kept.
+    writers: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from libs.common.clock import Clock
-from libs.common.errors import BasaltError, NotFoundError
+from libs.common.errors import BasaltError, LimitError, NotFoundError
 from libs.common.journal import Change, Journal, aggregate
 from libs.common.paging import not_a_token
 from libs.common.stores.ports import Entry
@@ -16,6 +16,8 @@ from services.trainer.ports import Datasets
 KIND = "pipeline"
 # Whoever puts a pipeline waits no longer for ingest.
 CHECK_S_MAX = 3.0
+# Of one pipeline; each of them is in the manifest of every model that it trains.
+WRITERS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,14 @@ class Pipelines:
     clock: Clock
     datasets: Datasets
 
-    async def put(self, tenant: str, definition_yaml: str, by: str) -> tuple[Entry, str]:
+    async def put(
+        self, tenant: str, definition_yaml: str, by: str, answerable: str = ""
+    ) -> tuple[Entry, str]:
         """Whoever puts it owns it: jobs that events cause have them as author.
 
-        The same text again by the same person makes no new revision. Also answers why the columns
-        could not be checked, if so. Raises InvalidInputError.
+        `answerable` says who they are where `by` alone does not: a key's id. The same text again
+        by the same person makes no new revision. Also answers why the columns could not be
+        checked, if so. Raises InvalidInputError.
         """
         definition = parse(definition_yaml)
         warning = await self._unchecked(definition.data)
@@ -39,12 +44,15 @@ class Pipelines:
             model=definition.model.name,
             triggers=definition.triggers,
             owner=by,
-        ).model_dump(mode="json")
+        )
 
         async def decide(latest: Entry | None) -> Change | None:
-            if latest is not None and latest.state == state:
+            before = await self.writers(latest) if latest is not None else ()
+            writers = _with(before, answerable or by, definition.name)
+            written = state.model_copy(update={"writers": writers})
+            if latest is not None and pipeline_of(latest) == written:
                 return None
-            return Change("PipelinePut", state)
+            return Change("PipelinePut", written.model_dump(mode="json"))
 
         entry = await self.journal.decide(
             aggregate(tenant, KIND, definition.name), self.clock.new_id(), by, decide
@@ -84,6 +92,14 @@ class Pipelines:
             raise unknown(name)
         return entry
 
+    async def writers(self, pipeline: Entry) -> tuple[str, ...]:
+        """Everyone who wrote this revision or one before it: what they wrote may still be there."""
+        if kept := pipeline_of(pipeline).writers:
+            return kept
+        earlier = await self.journal.history(pipeline.aggregate)
+        owners = [pipeline_of(each).owner for each in earlier if each.version <= pipeline.version]
+        return tuple(dict.fromkeys(owners))
+
     async def definition(self, tenant: str, name: str, revision: int) -> Definition:
         """As it was in that revision."""
         entries = await self.journal.store.history(f"{tenant}/{KIND}/{name}", revision - 1, 1)
@@ -114,6 +130,18 @@ class Pipelines:
 
 def pipeline_of(entry: Entry) -> PipelineState:
     return PipelineState.model_validate(entry.state)
+
+
+def _with(writers: tuple[str, ...], another: str, pipeline: str) -> tuple[str, ...]:
+    if another in writers:
+        return writers
+    if len(writers) >= WRITERS_MAX:
+        raise LimitError(
+            f"The pipeline {pipeline} was written by {WRITERS_MAX} people and keys, the most.",
+            which="WRITERS_MAX",
+            next_step="Put it under another name; keys that are kept longer make fewer writers.",
+        )
+    return (*writers, another)
 
 
 def unknown(name: str) -> NotFoundError:

@@ -107,9 +107,10 @@ class Queueing:
         entry = await self.journal.latest(name)
         return Retraining.model_validate(entry.state).outcome if entry is not None else ""
 
-    async def run(self, tenant: str, request: RunRequest, by: str) -> Entry:
+    async def run(self, tenant: str, request: RunRequest, by: str, answerable: str = "") -> Entry:
         """Queues a job at somebody's request; the same idempotency key answers the same job.
 
+        `answerable` says who they are where `by` alone does not: a key's id.
         Raises NotFoundError for the pipeline or dataset, InvalidInputError for a parameter or a
         column that the dataset lacks.
         """
@@ -122,7 +123,10 @@ class Queueing:
         async def decide(latest: Entry | None) -> Change | None:
             if latest is not None:
                 return None
-            return Change("RunRequested", await self._requested(pipeline, request, run, by))
+            job = await self._requested(pipeline, request, run, by)
+            responsible = _each_once(*job.responsible, answerable or by)
+            job = job.model_copy(update={"responsible": responsible})
+            return Change("RunRequested", job.model_dump(mode="json"))
 
         # What the request came to is settled first: "the latest version" may be another one soon.
         settled = await self.journal.decide(aggregate(tenant, RUN_KIND, run), key, by, decide)
@@ -133,9 +137,7 @@ class Queueing:
 
         return await self.journal.decide(aggregate(tenant, jobs.KIND, job.id), key, by, queue)
 
-    async def _requested(
-        self, pipeline: Entry, request: RunRequest, run: str, by: str
-    ) -> dict[str, object]:
+    async def _requested(self, pipeline: Entry, request: RunRequest, run: str, by: str) -> Job:
         state = pipeline_of(pipeline)
         definition = await self.pipelines.definition(pipeline.tenant, state.name, pipeline.version)
         data = with_parameters(definition, request.parameters).data
@@ -144,12 +146,10 @@ class Queueing:
         )
         data.require_types(version.columns, version.dataset)
         short_id = run.removeprefix(f"{state.name}-")
-        job = self._job(
+        job = await self._job(
             pipeline, version, f"{state.name}-v{version.version}-{short_id}", "request", by
         )
-        return job.model_copy(update={"parameters": dict(request.parameters)}).model_dump(
-            mode="json"
-        )
+        return job.model_copy(update={"parameters": dict(request.parameters)})
 
     async def _queue_once(
         self, pipeline: Entry, version: DatasetVersion, trigger: str, cause: str
@@ -160,14 +160,14 @@ class Queueing:
         async def decide(latest: Entry | None) -> Change | None:
             if latest is not None:
                 return None
-            job = self._job(pipeline, version, name, trigger, state.owner)
+            job = await self._job(pipeline, version, name, trigger, state.owner)
             return jobs.change("JobQueued", job)
 
         return await self.journal.decide(
             aggregate(pipeline.tenant, jobs.KIND, name), cause, state.owner, decide
         )
 
-    def _job(
+    async def _job(
         self, pipeline: Entry, version: DatasetVersion, name: str, trigger: str, author: str
     ) -> Job:
         state = pipeline_of(pipeline)
@@ -181,6 +181,7 @@ class Queueing:
             model=state.model,
             trigger=trigger,
             author=author,
+            responsible=await self.pipelines.writers(pipeline),
             queued_at=self.clock.now(),
             traceparent=telemetry.traceparent(),
             trace_id=telemetry.trace_id(),
@@ -226,3 +227,7 @@ class Queueing:
             decide,
         )
         log.info("drift_answered", pipeline=state.name, model=event.model, outcome=outcome)
+
+
+def _each_once(*names: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

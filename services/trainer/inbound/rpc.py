@@ -39,7 +39,9 @@ class TrainerServicer(TrainerServiceServicer):
         self, request: pb.PutPipelineRequest, context: Any
     ) -> pb.PutPipelineResponse:
         who = caller()
-        entry, warning = await self._pipelines.put(who.tenant, request.definition_yaml, who.subject)
+        entry, warning = await self._pipelines.put(
+            who.tenant, request.definition_yaml, who.subject, who.answerable
+        )
         return pb.PutPipelineResponse(pipeline=_pipeline(entry, warning=warning))
 
     async def GetPipeline(  # noqa: N802
@@ -70,7 +72,7 @@ class TrainerServicer(TrainerServiceServicer):
             idempotency_key=request.idempotency_key,
             parameters=dict(request.parameters),
         )
-        entry = await self._queueing.run(who.tenant, wanted, who.subject)
+        entry = await self._queueing.run(who.tenant, wanted, who.subject, who.answerable)
         return pb.RunPipelineResponse(job=_job(job_of(entry)))
 
     async def GetJob(  # noqa: N802

@@ -84,6 +84,7 @@ def write_manifest(folder: Path, order: Order, rows: Rows, result: Result) -> No
             "trace_id": order.trace_id,
         },
         "author": order.author,
+        "responsible": list(order.responsible),
         "gates": pipeline.gates.model_dump(mode="json", exclude_none=True),
     }
     content = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()

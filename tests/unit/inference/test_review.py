@@ -176,3 +176,15 @@ async def test_an_alias_needs_a_version_and_a_name(registry: Registry) -> None:
         await registry.catalogue.version("acme", "boxes", alias="best")
     with pytest.raises(NotFoundError, match="no model crates"):
         await registry.catalogue.model("acme", "crates")
+
+
+async def test_nobody_who_answers_for_it_can_approve(registry: Registry) -> None:
+    answering = ["key:ci/01k5", "ada", "zoe"]
+    await registry.gated(Candidate(author="key:ci", changes={"responsible": answering}))
+
+    for reviewer in ("ada", "zoe"):
+        with pytest.raises(ForbiddenError, match=rf"{reviewer} wrote the pipeline.*Ask another"):
+            await approve(registry, reviewer)
+
+    assert (await registry.version(1)).responsible == tuple(answering)
+    assert (await approve(registry)).approved_by == "bob"

@@ -124,6 +124,7 @@ def show(version: pb.ModelVersion) -> None:
             ("data", f"{lineage.dataset} version {lineage.dataset_version}"),
             ("job", lineage.job),
             ("author", version.author),
+            ("may not approve", ", ".join(version.responsible or [version.author])),
             ("signed with", version.signed_by_key),
             ("features", ", ".join(version.features)),
             ("classes", ", ".join(version.classes)),
@@ -153,7 +154,10 @@ def approve(
     comment: Annotated[str, typer.Option(help="Why.")] = "",
     json: Json = False,
 ) -> None:
-    """Approve a version that passed its gates; it is signed. Its author may not.
+    """Approve a version that passed its gates; it is signed.
+
+    Not for those who wrote its pipeline, ran it, made the key that did, or made you a reviewer
+    within 24 hours.
 
     Example: basalt model approve tumour 2 --comment "Better recall"
     """

@@ -103,7 +103,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ApproveModelVersion(self, request, context):
-        """Approves a candidate whose gates passed. Its author may not: four eyes.
+        """Approves a candidate whose gates passed. Whoever answers for it may not: four eyes.
         An approved version is signed by security before this answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
