@@ -164,8 +164,8 @@ def _how_to_get(role: str, who: Caller) -> str:
     # Roles are replaced, so those that are there have to be named as well.
     roles = " ".join(f"--role {each}" for each in (*sorted(who.roles), role))
     return (
-        f"As an administrator you can give it: `basalt user set {who.subject} {roles}`; then log"
-        " in again."
+        f"As an administrator you can ask for it: `basalt user set {who.subject} {roles}`; once a"
+        " second administrator has confirmed it, log in again."
     )
 
 

@@ -11,6 +11,8 @@ from libs.common.runtime import Loop, Service
 from services.security.core.access import Access, Published
 from services.security.core.api_keys import ApiKeys
 from services.security.core.audit import AuditLog
+from services.security.core.four_eyes import FourEyes
+from services.security.core.roles import Confirmation
 from services.security.core.signing import Signing
 from services.security.core.throttle import Throttle
 from services.security.core.tokens import ServiceCredentials, Tokens
@@ -86,8 +88,11 @@ def build(settings: Settings) -> Service:
                 users,
                 ApiKeys(journal, clock, access, tokens),
                 ServiceCredentials(credentials, tokens, access),
+                Confirmation(users),
             ).register,
-            SigningServicer(Signing(journal, clock, access, signer), access).register,
+            SigningServicer(
+                Signing(journal, clock, access, signer, FourEyes(users)), access
+            ).register,
             AuditServicer(audit, access).register,
         ],
         names=NAMES,

@@ -20,6 +20,7 @@ from libs.common.errors import (
 from libs.common.journal import Change, Journal, aggregate
 from libs.common.stores.ports import Entry
 from services.security.core.access import Access
+from services.security.core.four_eyes import FourEyes
 from services.security.ports import ManifestSigner
 
 KIND = "signature"
@@ -54,12 +55,20 @@ class Signing:
     clock: Clock
     access: Access
     signer: ManifestSigner
+    eyes: FourEyes
 
     async def sign(
         self, tenant: str, model: str, version: int, manifest: bytes, approved_by: str, by: str
     ) -> Signature:
-        """Asked again for the same manifest it answers the signature that was made."""
-        _refuse_unreviewed(_read(manifest), model, version, approved_by)
+        """Asked again for the same manifest it answers the signature that was made.
+
+        Raises ForbiddenError when `approved_by` may not approve it.
+        """
+        content = _read(manifest)
+        _refuse_unreviewed(content, model, version, approved_by)
+        # `inference` judges this first; a signature is worth a second look, by who knows more.
+        await self.eyes.require_reviewer(tenant, approved_by)
+        await self.eyes.require_others(tenant, _responsible(content), approved_by)
         # Also refuses a model whose name could be mistaken for a path.
         name = aggregate(tenant, KIND, model, f"v{version}")
         digest = hashlib.sha256(manifest).hexdigest()
@@ -114,6 +123,18 @@ def _read(manifest: bytes) -> dict[str, Any]:
     return content
 
 
+def _responsible(manifest: dict[str, Any]) -> list[str]:
+    """Nobody for a model from before that was kept: then its author alone does not approve."""
+    given: Any = manifest.get("responsible", [])
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise InvalidInputError(
+            "The manifest's `responsible` is no list of names.",
+            which="manifest",
+            next_step="Send manifest.json as it was registered.",
+        )
+    return given
+
+
 def _refuse_unreviewed(
     manifest: dict[str, Any], model: str, version: int, approved_by: str
 ) -> None:
@@ -123,7 +144,6 @@ def _refuse_unreviewed(
             which="approved_by",
             next_step="Have somebody other than the author review it: `basalt model approve`.",
         )
-    # `inference` decides this first; a signature is worth a second look.
     if manifest.get("author") == approved_by:
         raise PreconditionError(
             f"{approved_by} is the author: four eyes have to see a model before it is signed.",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from services.security.core import api_keys, signing, users
+from services.security.core import accounts, api_keys, signing, users
 from services.security.core.access import AccessState
 from services.security.core.audit import Record
 
@@ -15,5 +15,5 @@ STATES: Mapping[str, type[BaseModel]] = {
     "audit": Record,
     api_keys.KIND: api_keys.KeyState,
     signing.KIND: signing.Signature,
-    users.KIND: users.UserState,
+    users.KIND: accounts.UserState,
 }

@@ -9,8 +9,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from libs.common import telemetry
 from libs.common.clock import Clock
 from libs.common.errors import (
@@ -26,14 +24,22 @@ from libs.common.journal import Change, Journal, aggregate
 from libs.common.paging import page_size
 from libs.common.stores.ports import Entry
 from services.security.core.access import Access
+from services.security.core.accounts import User, UserState
 from services.security.core.audit import PERMITTED, REFUSED, AuditLog, Happening
+from services.security.core.grants import (
+    ADMINISTRATOR,
+    Grant,
+    RolesAsked,
+    made_by,
+    person,
+    with_grant,
+)
 from services.security.core.names import is_tenant, is_user, role_names, user_name
 from services.security.core.throttle import Throttle
 from services.security.core.tokens import Issued, LoggedIn, Tokens
 from services.security.ports import FirstLoginNote, Passwords, Seal
 
 KIND = "user"
-ADMINISTRATOR = "administrator"
 FIRST_USER = "admin"
 PASSWORD_CHARACTERS_MIN = 12
 PASSWORD_CHARACTERS_MAX = 256
@@ -46,66 +52,6 @@ LOGIN_S_MAX = 12 * 3_600
 
 LOGIN = "basalt.v1.IdentityService/Login"
 CHANGE_PASSWORD = "basalt.v1.IdentityService/ChangePassword"  # noqa: S105 - an RPC's name.
-
-
-class Changed(BaseModel):
-    """`at` is in seconds since 1970."""
-
-    model_config = ConfigDict(frozen=True)
-
-    at: float
-    by: str
-    cause: str
-
-
-class UserState(BaseModel):
-    """`tokens` are the live ones, by id, with their expiry in seconds since 1970.
-
-    `logins` says of each of them when the password was given; without that it is not renewed.
-
-    `salt` belongs to the first administrator's one-time password, which is derived, not stored.
-
-    `changed` is what a login, which is no change, hands on of the last one; None: this is one.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    roles: tuple[str, ...]
-    password_hash: str
-    password_must_change: bool
-    disabled: bool = False
-    tokens: dict[str, float] = {}
-    logins: dict[str, float] = {}
-    salt: str = ""
-    changed: Changed | None = None
-
-    def with_password(self, password_hash: str, *, must_change: bool) -> UserState:
-        """Whoever logged in with the one before has to log in again."""
-        changes = {
-            "password_hash": password_hash,
-            "password_must_change": must_change,
-            "logins": {},
-            "salt": "",
-            "changed": None,
-        }
-        return self.model_copy(update=changes)
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """A user's state with the entry it comes from, and what changed it last, logins aside."""
-
-    state: UserState
-    entry: Entry
-    changed: Changed
-
-    @classmethod
-    def of(cls, entry: Entry) -> User:
-        state = UserState.model_validate(entry.state)
-        this = Changed(at=entry.at.timestamp(), by=entry.by, cause=entry.cause)
-        changed = state.changed or this
-        return cls(state.model_copy(update={"changed": changed}), entry, changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +74,7 @@ class Users:
         The password is derived from the master key and a stored salt, so that a crash between the
         two steps loses nothing: the note is written again until the password has been changed.
         """
-        first = await self._find(PLATFORM, FIRST_USER)
+        first = await self.find(PLATFORM, FIRST_USER)
         salt = first.state.salt if first is not None else secrets.token_hex(16)
         password = _readable(self.seal.derive("first-login", salt)[:ONE_TIME_PASSWORD_BYTES])
         if first is None:
@@ -159,11 +105,13 @@ class Users:
         self.access.known_tenant(tenant)
         user_name(name)
         password = _readable(secrets.token_bytes(ONE_TIME_PASSWORD_BYTES))
+        wanted = role_names(roles)
         state = UserState(
             name=name,
-            roles=role_names(roles),
+            roles=wanted,
             password_hash=await self.passwords.hash(password),
             password_must_change=True,
+            grants=(self._grant(tenant, wanted, by),),
         )
 
         async def decide(latest: Entry | None) -> Change:
@@ -181,25 +129,47 @@ class Users:
     async def set(
         self, tenant: str, name: str, roles: Collection[str], disabled: bool, by: str
     ) -> User:
-        """Tokens that say something else are revoked at once."""
+        """Tokens that say something else are revoked at once.
+
+        Roles that somebody would give to themselves are only asked for: a second administrator
+        confirms them. An account that they made an administrator a moment ago is no second one.
+        """
         self.access.known_tenant(tenant)
         wanted = role_names(roles)
+        grant = self._grant(tenant, wanted, by)
+        receiver = person(tenant, name)
+        own = grant.by == receiver or await made_by(
+            grant.by, ADMINISTRATOR, {receiver}, self.grants_of, grant.at
+        )
         if disabled or ADMINISTRATOR not in wanted:
             await self._refuse_last_administrator(tenant, name)
 
         async def decide(latest: Entry | None) -> Change | None:
-            before = self._known(latest, name).state
+            user = self.of(latest, name)
+            before = user.state
             if (before.roles, before.disabled) == (wanted, disabled):
                 return None
+            held = () if before.disabled else before.roles
+            new = () if disabled else tuple(role for role in wanted if role not in held)
+            if new and own:
+                asked = RolesAsked(roles=wanted, by=grant.by, at=grant.at)
+                return Change("RolesAsked", before.model_copy(update={"asked": asked}).model_dump())
             changes = {"roles": wanted, "disabled": disabled, "logins": {}, "changed": None}
-            after = before.model_copy(update=changes)
+            if new:
+                given = grant.model_copy(update={"roles": new})
+                changes["grants"] = with_grant(user.grants, given)
+            after = before.model_copy(update={**changes, "asked": None})
             return Change("UserSet", after.model_dump())
 
-        before = self._known(await self.journal.latest(_user(tenant, user_name(name))), name)
-        entry = await self._decide(tenant, name, by, decide)
-        if disabled or before.state.roles != wanted:
-            await self.access.revoke(self._live(User.of(entry).state), by)
-        return User.of(entry)
+        return await self.change(tenant, user_name(name), by, decide)
+
+    async def change(self, tenant: str, name: str, by: str, decide: Any) -> User:
+        """Decides about a user; tokens that say something else than they do now are revoked."""
+        before = await self.known(tenant, name)
+        after = User.of(await self._decide(tenant, name, by, decide))
+        if after.state.disabled or before.state.roles != after.state.roles:
+            await self.access.revoke(self._live(after.state), by)
+        return after
 
     async def reset_password(self, tenant: str, name: str, by: str) -> tuple[User, str]:
         """A new one-time password; the old one and its tokens hold no longer."""
@@ -208,8 +178,11 @@ class Users:
         password_hash = await self.passwords.hash(password)
 
         async def decide(latest: Entry | None) -> Change:
-            before = self._known(latest, name).state
-            after = before.with_password(password_hash, must_change=True)
+            user = self.of(latest, name)
+            after = user.state.with_password(password_hash, must_change=True)
+            # Whoever sees a one-time password can be its user, with all of their roles.
+            grants = with_grant(user.grants, self._grant(tenant, after.roles, by))
+            after = after.model_copy(update={"grants": grants})
             return Change("PasswordReset", after.model_dump())
 
         entry = await self._decide(tenant, user_name(name), by, decide)
@@ -242,7 +215,7 @@ class Users:
         issued = self.tokens.short(tenant, name, user.state.roles, "user")
 
         async def decide(latest: Entry | None) -> Change:
-            now = self._known(latest, name).state
+            now = self.of(latest, name).state
             # The roles may have changed since they were read: then the token says the wrong thing.
             same = (now.password_hash, now.roles) == (user.state.password_hash, user.state.roles)
             if now.disabled or not same:
@@ -263,7 +236,7 @@ class Users:
         issued = self.tokens.short(tenant, name, user.state.roles, "user", until=ends_at)
 
         async def decide(latest: Entry | None) -> Change:
-            now = self._known(latest, name).state
+            now = self.of(latest, name).state
             # Roles, password or the user themselves may have been changed meanwhile.
             self._login_of(now, token_id)
             if now.roles != user.state.roles:
@@ -280,7 +253,7 @@ class Users:
 
         async def decide(latest: Entry | None) -> Change:
             # Renewing races with this: a login that is ended gives no token any more.
-            now = self._known(latest, name).state
+            now = self.of(latest, name).state
             logins = {token: at for token, at in now.logins.items() if at != began}
             return Change("LoggedOut", now.model_copy(update={"logins": logins}).model_dump())
 
@@ -297,7 +270,7 @@ class Users:
                 which="token",
                 next_step="An API key holds until it expires or is revoked: `basalt key revoke`.",
             )
-        return self._known(await self.journal.latest(_user(tenant, name)), name)
+        return self.of(await self.journal.latest(_user(tenant, name)), name)
 
     def _login_of(self, state: UserState, token_id: str) -> float:
         """When the password was given that this token goes back to, in seconds since 1970."""
@@ -328,7 +301,7 @@ class Users:
         password_hash = await self.passwords.hash(_normal(new))
 
         async def decide(latest: Entry | None) -> Change:
-            now = self._known(latest, name).state
+            now = self.of(latest, name).state
             if now.password_hash != user.state.password_hash:
                 raise _unproven()
             after = now.with_password(password_hash, must_change=False)
@@ -343,7 +316,7 @@ class Users:
         """The user that this password belongs to. Raises UnauthenticatedError or LimitError."""
         self.throttle.admit(tenant, name)
         self.throttle.count(tenant, name)
-        user = await self._find(tenant, name) if is_tenant(tenant) and is_user(name) else None
+        user = await self.find(tenant, name)
         known_hash = user.state.password_hash if user else None
         matches = await self.passwords.match(known_hash, _normal(password))
         if user is None:
@@ -356,11 +329,26 @@ class Users:
 
     # The aggregate.
 
-    async def _find(self, tenant: str, name: str) -> User | None:
+    async def known(self, tenant: str, name: str) -> User:
+        """Raises NotFoundError."""
+        return self.of(await self.journal.latest(_user(tenant, user_name(name))), name)
+
+    async def grants_of(self, who: str) -> tuple[Grant, ...]:
+        """Of a person, "<tenant>/<name>"; none of somebody who is no user."""
+        tenant, _, name = who.partition("/")
+        found = await self.find(tenant, name)
+        return found.grants if found is not None else ()
+
+    def _grant(self, tenant: str, roles: tuple[str, ...], by: str) -> Grant:
+        return Grant(by=person(tenant, by), at=self.clock.now().timestamp(), roles=roles)
+
+    async def find(self, tenant: str, name: str) -> User | None:
+        if not (is_tenant(tenant) and is_user(name)):
+            return None
         entry = await self.journal.latest(_user(tenant, name))
         return User.of(entry) if entry is not None else None
 
-    def _known(self, entry: Entry | None, name: str) -> User:
+    def of(self, entry: Entry | None, name: str) -> User:
         if entry is None:
             raise NotFoundError(
                 f"There is no user {name[:64]!r}.",

@@ -14,28 +14,38 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common import telemetry
 from libs.common.access import resource_of, without_secrets
-from libs.common.identity import Caller, caller
+from libs.common.errors import InvalidInputError
+from libs.common.identity import PLATFORM, Caller, caller
 from libs.common.pb.basalt.v1 import common_pb2, security_pb2_grpc
 from libs.common.pb.basalt.v1 import security_pb2 as pb
 from libs.common.stores.ports import Entry
 from services.security.core.access import Access, Published
+from services.security.core.accounts import User
 from services.security.core.api_keys import ApiKey, ApiKeys
 from services.security.core.audit import AuditLog, Happening, Record
+from services.security.core.grants import RolesAsked
+from services.security.core.roles import Confirmation
 from services.security.core.signing import Signing
 from services.security.core.tokens import TOKEN_LIFE_S, ServiceCredentials
-from services.security.core.users import User, Users
+from services.security.core.users import Users
 
 NAMES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
 
 
 class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
     def __init__(
-        self, access: Access, users: Users, keys: ApiKeys, services: ServiceCredentials
+        self,
+        access: Access,
+        users: Users,
+        keys: ApiKeys,
+        services: ServiceCredentials,
+        confirmation: Confirmation,
     ) -> None:
         self._access = access
         self._users = users
         self._keys = keys
         self._services = services
+        self._confirmation = confirmation
 
     def register(self, server: grpc.aio.Server) -> None:
         security_pb2_grpc.add_IdentityServiceServicer_to_server(self, server)
@@ -106,28 +116,29 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
     async def CreateUser(  # noqa: N802
         self, request: pb.CreateUserRequest, context: Any
     ) -> pb.CreateUserResponse:
-        who = caller()
-        user, password = await self._users.create(
-            request.tenant or who.tenant, request.name, request.roles, who.subject
-        )
+        tenant, by = _where(request.tenant)
+        user, password = await self._users.create(tenant, request.name, request.roles, by)
         return pb.CreateUserResponse(user=_user(user), one_time_password=password)
 
     async def SetUser(  # noqa: N802
         self, request: pb.SetUserRequest, context: Any
     ) -> pb.SetUserResponse:
-        who = caller()
-        user = await self._users.set(
-            request.tenant or who.tenant, request.name, request.roles, request.disabled, who.subject
-        )
+        tenant, by = _where(request.tenant)
+        user = await self._users.set(tenant, request.name, request.roles, request.disabled, by)
         return pb.SetUserResponse(user=_user(user))
+
+    async def ConfirmRoles(  # noqa: N802
+        self, request: pb.ConfirmRolesRequest, context: Any
+    ) -> pb.ConfirmRolesResponse:
+        tenant, by = _where(request.tenant)
+        user = await self._confirmation.confirm(tenant, request.name, request.roles, by)
+        return pb.ConfirmRolesResponse(user=_user(user))
 
     async def ResetPassword(  # noqa: N802
         self, request: pb.ResetPasswordRequest, context: Any
     ) -> pb.ResetPasswordResponse:
-        who = caller()
-        user, password = await self._users.reset_password(
-            request.tenant or who.tenant, request.name, who.subject
-        )
+        tenant, by = _where(request.tenant)
+        user, password = await self._users.reset_password(tenant, request.name, by)
         return pb.ResetPasswordResponse(user=_user(user), one_time_password=password)
 
     async def ListUsers(  # noqa: N802
@@ -141,23 +152,25 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
     async def CreateApiKey(  # noqa: N802
         self, request: pb.CreateApiKeyRequest, context: Any
     ) -> pb.CreateApiKeyResponse:
-        who = caller()
+        _require_tenant_named(request)
+        tenant, by = _where(request.tenant)
         key, secret = await self._keys.create(
-            who.tenant, request.name, request.roles, request.days, who.subject
+            self._access.known_tenant(tenant), request.name, request.roles, request.days, by
         )
         return pb.CreateApiKeyResponse(key=_api_key(key), secret=secret)
 
     async def RevokeApiKey(  # noqa: N802
         self, request: pb.RevokeApiKeyRequest, context: Any
     ) -> pb.RevokeApiKeyResponse:
-        who = caller()
-        key = await self._keys.revoke(who.tenant, request.id, who.subject)
+        tenant, by = _where(request.tenant)
+        key = await self._keys.revoke(self._access.known_tenant(tenant), request.id, by)
         return pb.RevokeApiKeyResponse(key=_api_key(key))
 
     async def ListApiKeys(  # noqa: N802
         self, request: pb.ListApiKeysRequest, context: Any
     ) -> pb.ListApiKeysResponse:
-        keys, token = await self._keys.page(caller().tenant, request.page.size, request.page.token)
+        tenant = self._access.known_tenant(request.tenant or caller().tenant)
+        keys, token = await self._keys.page(tenant, request.page.size, request.page.token)
         return pb.ListApiKeysResponse(keys=map(_api_key, keys), next_page_token=token)
 
     async def RotateKeys(  # noqa: N802
@@ -278,6 +291,25 @@ class LocalAuditor:
 # Conversions.
 
 
+def _where(tenant: str) -> tuple[str, str]:
+    """The tenant that a call is about, and who makes it as that tenant knows them."""
+    who = caller()
+    if tenant in ("", who.tenant):
+        return who.tenant, who.subject
+    return tenant, f"{who.tenant}/{who.subject}"
+
+
+def _require_tenant_named(request: pb.CreateApiKeyRequest) -> None:
+    """A key of the tenant "platform" by mistake would belong to nobody who needs it."""
+    if caller().tenant == PLATFORM and not request.tenant:
+        raise InvalidInputError(
+            "The platform's administrator names the tenant that a key is for.",
+            which="tenant",
+            next_step=f"`basalt key create {request.name[:64]} --tenant TENANT ...`; for the"
+            " platform's own, --tenant platform.",
+        )
+
+
 def _seconds(at: float) -> Timestamp:
     return Timestamp(seconds=int(at))
 
@@ -304,6 +336,15 @@ def _user(user: User) -> pb.User:
             by=user.changed.by,
             cause=user.changed.cause,
         ),
+        roles_asked=_asked(user.state.asked),
+    )
+
+
+def _asked(asked: RolesAsked | None) -> pb.RolesAsked | None:
+    if asked is None:
+        return None
+    return pb.RolesAsked(
+        roles=asked.roles, by=asked.by, at=_seconds(asked.at), until=_seconds(asked.until)
     )
 
 

@@ -344,7 +344,7 @@ async def test_service_token_needs_the_credential(security: Security) -> None:
 
 
 async def test_signature_from_request_to_refusal(security: Security) -> None:
-    await security.user("acme", "ann", [])
+    await security.user("acme", "ben", ["reviewer"])
     stub = security.stub(SigningServiceStub)
     inference = bearer(await security.service_token("inference", "acme"))
     request = pb.SignManifestRequest(model="fraud", version=3, manifest=MANIFEST, approved_by="ben")

@@ -8,14 +8,9 @@ import pytest
 
 from libs.common.errors import LimitError, PreconditionError, UnauthenticatedError
 from libs.common.identity import CLOCK_SKEW_S
-from services.security.core.audit import AuditLog
-from services.security.core.throttle import Throttle
 from services.security.core.tokens import TOKEN_LIFE_S
-from services.security.core.users import LOGIN_S_MAX, TOKENS_LIVE_MAX, Users
-from services.security.outbound.argon import Argon2Passwords
-from services.security.outbound.first_login import FirstLoginFile
-from services.security.outbound.sealing import AesGcmSeal
-from tests.unit.security.test_tokens import MASTER_KEY, World
+from services.security.core.users import LOGIN_S_MAX, TOKENS_LIVE_MAX
+from tests.unit.security.test_tokens import World
 
 PASSWORD = "four random words here"
 ANOTHER = "five other random words here"
@@ -23,20 +18,6 @@ ANOTHER = "five other random words here"
 
 class Logins(World):
     """security's core with the user acme/ann, who has chosen a password."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.users = Users(
-            journal=self.journal,
-            clock=self.clock,
-            access=self.access,
-            tokens=self.tokens,
-            passwords=Argon2Passwords(),
-            throttle=Throttle(self.clock),
-            audit=AuditLog(self.journal, self.clock),
-            seal=AesGcmSeal(MASTER_KEY),
-            note=FirstLoginFile(folder / "first-login.txt"),
-        )
 
     async def begin(self) -> None:
         await self.access.begin()

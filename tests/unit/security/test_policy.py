@@ -44,6 +44,7 @@ PRIVILEGED = {
     "basalt.v1.IdentityService/CreateTenant",
     "basalt.v1.IdentityService/CreateUser",
     "basalt.v1.IdentityService/SetUser",
+    "basalt.v1.IdentityService/ConfirmRoles",
     "basalt.v1.IdentityService/ResetPassword",
     "basalt.v1.IdentityService/CreateApiKey",
     "basalt.v1.IdentityService/RevokeApiKey",
@@ -67,6 +68,7 @@ MATRIX = {
     "basalt.v1.IdentityService/RotateKeys": {"platform administrator"},
     "basalt.v1.GatewayService/PutLimits": {"platform administrator"},
     "basalt.v1.IdentityService/CreateUser": {"administrator", "platform administrator"},
+    "basalt.v1.IdentityService/ConfirmRoles": {"administrator", "platform administrator"},
     "basalt.v1.IdentityService/CreateApiKey": {"administrator", "platform administrator"},
     "basalt.v1.IdentityService/ListUsers": {"administrator", "platform administrator", "auditor"},
     "basalt.v1.AuditService/ListAudit": {"auditor"},
@@ -229,8 +231,9 @@ def test_refusal_names_the_role_it_needs(policy: Policy) -> None:
 def test_administrator_is_told_how_to_give_the_role(policy: Policy) -> None:
     decision = policy.decide(person("administrator"), "basalt.v1.AuditService/ListAudit", None)
     assert decision.next_step == (
-        "As an administrator you can give it: `basalt user set the-administrator"
-        " --role administrator --role auditor`; then log in again."
+        "As an administrator you can ask for it: `basalt user set the-administrator"
+        " --role administrator --role auditor`; once a second administrator has confirmed it, log"
+        " in again."
     )
 
 

@@ -23,6 +23,8 @@ from libs.common.signing import signed_name, verify_manifest
 from libs.common.stores.sqlite import SqliteJournal
 from services.security.core.access import Access, Published
 from services.security.core.api_keys import ApiKeys
+from services.security.core.audit import AuditLog
+from services.security.core.four_eyes import FourEyes
 from services.security.core.names import role_names, tenant_name, user_name
 from services.security.core.signing import Signing
 from services.security.core.throttle import (
@@ -31,6 +33,9 @@ from services.security.core.throttle import (
     Throttle,
 )
 from services.security.core.tokens import TOKEN_LIFE_S, ServiceCredentials, Tokens
+from services.security.core.users import Users
+from services.security.outbound.argon import Argon2Passwords
+from services.security.outbound.first_login import FirstLoginFile
 from services.security.outbound.jose import JoseTokens
 from services.security.outbound.model_signatures import OpenSsfSigner
 from services.security.outbound.sealing import AesGcmSeal
@@ -72,7 +77,25 @@ class World:
         )
         self.tokens = Tokens(self.access, JoseTokens(), self.clock)
         self.keys = ApiKeys(self.journal, self.clock, self.access, self.tokens)
-        self.signing = Signing(self.journal, self.clock, self.access, self.signer)
+        self.users = Users(
+            journal=self.journal,
+            clock=self.clock,
+            access=self.access,
+            tokens=self.tokens,
+            passwords=Argon2Passwords(),
+            throttle=Throttle(self.clock),
+            audit=AuditLog(self.journal, self.clock),
+            seal=AesGcmSeal(master_key),
+            note=FirstLoginFile(folder / "first-login.txt"),
+        )
+        self.signing = Signing(
+            self.journal, self.clock, self.access, self.signer, FourEyes(self.users)
+        )
+
+    async def reviewer(self, tenant: str, name: str) -> None:
+        if tenant not in self.access.state.tenants:
+            await self.access.add_tenant(tenant, "admin")
+        await self.users.create(tenant, name, ("reviewer",), "platform/admin")
 
     def follow(self, published: Published) -> None:
         self.verifier.update(published.state.jwks(), frozenset(published.state.revoked))
@@ -307,6 +330,7 @@ MANIFEST = json.dumps({"format": "basalt.model/1", "model": "fraud", "author": "
 
 
 async def test_signature_holds_for_its_bytes_its_name_and_its_key(world: World) -> None:
+    await world.reviewer("acme", "ben")
     made = await world.signing.sign("acme", "fraud", 3, MANIFEST, "ben", "service:inference")
     pems = world.access.state.signing_pems()
     name = signed_name("acme", "fraud", 3)
@@ -325,6 +349,7 @@ async def test_signature_holds_for_its_bytes_its_name_and_its_key(world: World) 
 
 
 async def test_flipped_signature_is_refused(world: World) -> None:
+    await world.reviewer("acme", "ben")
     made = await world.signing.sign("acme", "fraud", 3, MANIFEST, "ben", "service:inference")
     bundle = json.loads(made.content())
     signature = bytearray(base64.b64decode(bundle["dsseEnvelope"]["signatures"][0]["sig"]))
@@ -337,6 +362,7 @@ async def test_flipped_signature_is_refused(world: World) -> None:
 
 
 async def test_signatures_hold_after_the_keys_were_rotated(world: World) -> None:
+    await world.reviewer("acme", "ben")
     made = await world.signing.sign("acme", "fraud", 1, MANIFEST, "ben", "service:inference")
     await world.access.rotate(TOKEN_LIFE_S, "admin")
     newer = await world.signing.sign("acme", "fraud", 2, MANIFEST, "ben", "service:inference")
@@ -347,6 +373,7 @@ async def test_signatures_hold_after_the_keys_were_rotated(world: World) -> None
 
 
 async def test_version_is_signed_once(world: World) -> None:
+    await world.reviewer("acme", "ben")
     made = await world.signing.sign("acme", "fraud", 1, MANIFEST, "ben", "service:inference")
     again = await world.signing.sign("acme", "fraud", 1, MANIFEST, "ben", "service:inference")
     assert again == made
@@ -371,5 +398,6 @@ async def test_version_is_signed_once(world: World) -> None:
 async def test_what_is_not_signed(
     world: World, approved_by: str, model: str, version: int, manifest: bytes, kind: type[Exception]
 ) -> None:
+    await world.reviewer("acme", "ben")
     with pytest.raises(kind):
         await world.signing.sign("acme", model, version, manifest, approved_by, "service:inference")

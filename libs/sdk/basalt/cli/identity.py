@@ -199,14 +199,39 @@ def set_user(
     tenant: OtherTenant = "",
     json: Json = False,
 ) -> None:
-    """Replace a user's roles, or disable them.
+    """Replace a user's roles, or disable them. What you give yourself, a second one confirms.
 
     Example: basalt user set ada --role auditor
     """
     request = pb.SetUserRequest(tenant=tenant, name=name, roles=role, disabled=disabled)
     with platform() as client:
         answer = client.call(client.identity.SetUser, request)
+    if answer.user.HasField("roles_asked"):
+        named = "".join(f" --role {each}" for each in answer.user.roles_asked.roles)
+        named += f" --tenant {tenant}" if tenant else ""
+        told(
+            answer,
+            json,
+            f"{name} has these roles once a second administrator, of the tenant or else of the"
+            f" platform, has confirmed them: `basalt user confirm {name}{named}`. They lapse"
+            f" {when(answer.user.roles_asked.until)}.",
+        )
+        return
     told(answer, json, f"{name}: {', '.join(role)}{', disabled' if disabled else ''}.")
+
+
+@users.command("confirm")
+def confirm_roles(name: str, role: Roles, tenant: OtherTenant = "", json: Json = False) -> None:
+    """Confirm roles that another administrator would give to themselves.
+
+    Name those that `basalt user list` shows as asked.
+
+    Example: basalt user confirm ada --role administrator --role operator
+    """
+    request = pb.ConfirmRolesRequest(tenant=tenant, name=name, roles=role)
+    with platform() as client:
+        answer = client.call(client.identity.ConfirmRoles, request)
+    told(answer, json, f"{name}: {', '.join(answer.user.roles)}.")
 
 
 @users.command("reset-password")
@@ -236,10 +261,11 @@ def list_users(tenant: OtherTenant = "", limit: Limit = 100, json: Json = False)
         found,
         json,
         "Users",
-        ("name", "roles", "disabled", "changed", "by"),
+        ("name", "roles", "asked", "disabled", "changed", "by"),
         lambda u: (
             u.name,
             ", ".join(u.roles),
+            ", ".join(u.roles_asked.roles),
             "disabled" if u.disabled else "",
             when(u.changed.at),
             u.changed.by,
@@ -252,13 +278,16 @@ def create_key(
     name: str,
     role: KeyRoles,
     days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=365)] = 90,
+    tenant: Annotated[
+        str, typer.Option("--tenant", help="Needed of the platform's administrator.")
+    ] = "",
     json: Json = False,
 ) -> None:
-    """Create an API key, shown once.
+    """Create an API key, shown once. Whoever makes it answers for what is done with it.
 
     Example: basalt key create shop --role application
     """
-    request = pb.CreateApiKeyRequest(name=name, roles=role, days=days)
+    request = pb.CreateApiKeyRequest(name=name, roles=role, days=days, tenant=tenant)
     with platform() as client:
         answer = client.call(client.identity.CreateApiKey, request)
     holds = when(answer.key.expires_at)
@@ -268,24 +297,26 @@ def create_key(
 
 
 @keys.command("revoke")
-def revoke_key(key_id: str, json: Json = False) -> None:
+def revoke_key(key_id: str, tenant: OtherTenant = "", json: Json = False) -> None:
     """Revoke an API key; the door refuses it within a second.
 
     Example: basalt key revoke 01k5xw3q4n
     """
     with platform() as client:
-        answer = client.call(client.identity.RevokeApiKey, pb.RevokeApiKeyRequest(id=key_id))
+        request = pb.RevokeApiKeyRequest(id=key_id, tenant=tenant)
+        answer = client.call(client.identity.RevokeApiKey, request)
     told(answer, json, f"The key {key_id} is revoked.")
 
 
 @keys.command("list")
-def list_keys(limit: Limit = 100, json: Json = False) -> None:
-    """List your tenant's API keys.
+def list_keys(tenant: OtherTenant = "", limit: Limit = 100, json: Json = False) -> None:
+    """List your tenant's API keys, or another's; an administrator of the platform may.
 
     Example: basalt key list
     """
     with platform() as client:
-        found = pages(client, client.identity.ListApiKeys, pb.ListApiKeysRequest(), "keys", limit)
+        request = pb.ListApiKeysRequest(tenant=tenant)
+        found = pages(client, client.identity.ListApiKeys, request, "keys", limit)
     listed(
         found,
         json,

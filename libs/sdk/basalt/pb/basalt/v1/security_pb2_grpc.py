@@ -84,6 +84,11 @@ class IdentityServiceStub:
                 request_serializer=basalt_dot_v1_dot_security__pb2.SetUserRequest.SerializeToString,
                 response_deserializer=basalt_dot_v1_dot_security__pb2.SetUserResponse.FromString,
                 _registered_method=True)
+        self.ConfirmRoles = channel.unary_unary(
+                '/basalt.v1.IdentityService/ConfirmRoles',
+                request_serializer=basalt_dot_v1_dot_security__pb2.ConfirmRolesRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_security__pb2.ConfirmRolesResponse.FromString,
+                _registered_method=True)
         self.ResetPassword = channel.unary_unary(
                 '/basalt.v1.IdentityService/ResetPassword',
                 request_serializer=basalt_dot_v1_dot_security__pb2.ResetPasswordRequest.SerializeToString,
@@ -189,7 +194,15 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetUser(self, request, context):
-        """Changes a user's roles, or whether they may log in.
+        """Changes a user's roles, or whether they may log in. Roles that an administrator would give to
+        themselves wait until a second administrator confirms them: `user.roles_asked` of the answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmRoles(self, request, context):
+        """The second administrator's yes: of the tenant, or else the platform's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -296,6 +309,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.SetUser,
                     request_deserializer=basalt_dot_v1_dot_security__pb2.SetUserRequest.FromString,
                     response_serializer=basalt_dot_v1_dot_security__pb2.SetUserResponse.SerializeToString,
+            ),
+            'ConfirmRoles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmRoles,
+                    request_deserializer=basalt_dot_v1_dot_security__pb2.ConfirmRolesRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_security__pb2.ConfirmRolesResponse.SerializeToString,
             ),
             'ResetPassword': grpc.unary_unary_rpc_method_handler(
                     servicer.ResetPassword,
@@ -603,6 +621,33 @@ class IdentityService:
             '/basalt.v1.IdentityService/SetUser',
             basalt_dot_v1_dot_security__pb2.SetUserRequest.SerializeToString,
             basalt_dot_v1_dot_security__pb2.SetUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmRoles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.IdentityService/ConfirmRoles',
+            basalt_dot_v1_dot_security__pb2.ConfirmRolesRequest.SerializeToString,
+            basalt_dot_v1_dot_security__pb2.ConfirmRolesResponse.FromString,
             options,
             channel_credentials,
             insecure,
