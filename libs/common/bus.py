@@ -20,7 +20,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import structlog
-from aiokafka import ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
@@ -30,11 +29,13 @@ from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
 
 from libs.common import flow, telemetry
+from libs.common.deliveries import Delivery, buried, delivery_of, parse, undecoded
 from libs.common.errors import BasaltError, DependencyError, InvalidInputError
 from libs.common.events import Event
 from libs.common.flow import DEAD_LETTER_SUFFIX, Topic
 from libs.common.identity import acting_for
 from libs.common.kafka import KafkaAccess
+from libs.common.proven import ProvenBroker
 from libs.common.publishing import DEAD_LETTER_BYTES_MAX, STOP_S_MAX, Publishing, stopped
 from libs.common.stores.ports import Outgoing
 
@@ -45,23 +46,10 @@ TRY_AGAIN_S_MAX = 5.0
 RETRYABLE_S_MAX = 120.0
 START_S_MAX = 45.0
 ALREADY_EXISTS = 36
-ERROR_CHARACTERS_MAX = 2_000
 REASON_PREFIX = "basalt-"
 
 E = TypeVar("E", bound=Event)
 log = structlog.get_logger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Delivery:
-    """A message as it came: for consumers of what has no event type, such as dead letters."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: str
-    body: bytes
-    headers: Mapping[str, str]
 
 
 Handle = Callable[[Delivery], Awaitable[None]]
@@ -134,15 +122,18 @@ class Bus:
         self._publishing = Publishing(access, router.service)
         self._stopping = asyncio.Event()
         self._waiting: dict[tuple[str, int], str] = {}
+        # What could not be read last, until an event that can be has come after it.
+        self._gaps: dict[tuple[str, int], str] = {}
         self._broker = self._new_broker()
 
     @property
     def problem(self) -> str:
         """What is not being consumed, and why; for the service's health."""
-        return " ".join(self._waiting.values())
+        troubles = self._broker.troubles()
+        return " ".join([*self._waiting.values(), *self._gaps.values(), *troubles])
 
-    def _new_broker(self) -> KafkaBroker:
-        broker = KafkaBroker(
+    def _new_broker(self) -> ProvenBroker:
+        broker = ProvenBroker(
             self._access.servers,
             security=self._access.for_faststream(),
             client_id=self._router.service,
@@ -163,12 +154,12 @@ class Bus:
             ack_policy=AckPolicy.NACK_ON_ERROR,
             no_reply=True,
             max_workers=1,
-            parser=_parse,
-            decoder=_undecoded,
+            parser=parse,
+            decoder=undecoded,
         )
 
         async def deliver(message: KafkaMessage) -> None:
-            await self._deliver(_delivery(message), handle)
+            await self._deliver(delivery_of(message), handle)
 
         subscriber(deliver)
 
@@ -273,12 +264,32 @@ class Bus:
             messaging_consumer_group_name=consumer_group(self._router.service, delivery.topic),
         ) as span:
             try:
-                failure, tries = await self._try(delivery, handle)
+                failure, tries = await self._opened(delivery, handle)
             finally:
                 self._waiting.pop((delivery.topic, delivery.partition), None)
             if failure is not None:
                 telemetry.failed(span, type(failure).__name__)
                 await self._bury(delivery, failure, tries)
+
+    async def _opened(self, delivery: Delivery, handle: Handle) -> tuple[Exception | None, int]:
+        """As `_try`; what stands in for a part of the log is not given to the handler."""
+        place = (delivery.topic, delivery.partition)
+        gap = delivery.gap
+        if gap is None:
+            outcome = await self._try(delivery, handle)
+            self._gaps.pop(place, None)
+            return outcome
+        failure = InvalidInputError(
+            f"{delivery.topic}/{delivery.partition} cannot be read at {gap.offsets}: {gap.detail}",
+            which=delivery.topic,
+            next_step="What could be read of it waits in the dead letters.",
+        )
+        self._gaps[place] = str(failure)
+        if not delivery.topic.endswith(DEAD_LETTER_SUFFIX):
+            return failure, 1
+        # There it is already: it is taken in as it is.
+        told = {"basalt-error": str(failure), "basalt-consumer": self._router.service}
+        return await self._try(dataclasses.replace(delivery, headers=told), handle)
 
     async def _try(self, delivery: Delivery, handle: Handle) -> tuple[Exception | None, int]:
         """The error that could not be got over (None: there was none), and the tries it took.
@@ -324,19 +335,9 @@ class Bus:
             # A dead letter has nowhere further to go: keep trying to take it in.
             await self._pause(TRY_AGAIN_S_MAX)
             raise failure
-        headers = {
-            **delivery.headers,
-            "basalt-topic": delivery.topic,
-            "basalt-partition": str(delivery.partition),
-            "basalt-offset": str(delivery.offset),
-            "basalt-consumer": self._router.service,
-            "basalt-tries": str(tries),
-            "basalt-error": str(failure)[:ERROR_CHARACTERS_MAX],
-        }
+        letter = buried(delivery, self._router.service, tries, str(failure))
         try:
-            await self.send(
-                delivery.topic + DEAD_LETTER_SUFFIX, delivery.key, delivery.body, headers
-            )
+            await self.send(letter.topic, letter.key, letter.body, letter.headers)
         except BasaltError:
             await self._pause(TRY_AGAIN_S_MAX)
             raise
@@ -362,29 +363,3 @@ async def create_topics(access: KafkaAccess, topics: Sequence[NewTopic]) -> None
             raise DependencyError(
                 f"Kafka refuses to create the topic {name}: {reason or code}.", which="kafka"
             )
-
-
-async def _parse(
-    record: ConsumerRecord[Any, Any], parse: Callable[[Any], Awaitable[KafkaMessage]]
-) -> KafkaMessage:
-    """Headers as text, whatever bytes they hold: an unreadable one must not lose a message."""
-    headers = [(key, (value or b"").decode(errors="replace")) for key, value in record.headers]
-    # FastStream decodes the headers once more, so it gets clean bytes.
-    cleaned = [(key, value.encode()) for key, value in headers]
-    return await parse(dataclasses.replace(record, headers=cleaned))
-
-
-async def _undecoded(message: KafkaMessage) -> bytes:
-    return message.body
-
-
-def _delivery(message: KafkaMessage) -> Delivery:
-    record: Any = message.raw_message
-    return Delivery(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        key=(record.key or b"").decode(errors="replace"),
-        body=bytes(message.body),
-        headers={key: str(value) for key, value in message.headers.items()},
-    )

@@ -12,26 +12,36 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import polars as pl
 import structlog
 from pydantic import BaseModel, ConfigDict
 
+from libs.common.unreadable import unreadable
 from services.ingest.core.cloudevents import Opened, open_event
+from services.ingest.core.limits import (
+    OVERSIZED_BYTES_KEPT,
+    RECORD_BYTES_MAX,
+    SLICE_BYTES_MAX,
+    SLICE_ROWS_MAX,
+)
 from services.ingest.core.validation import Checked, Checker
 from services.ingest.core.violation import Violation
 from services.ingest.ports import UpstreamRecord
 
 EVENT, OCCURRED, POSITION = "_event", "_occurred", "_position"
-CHUNK_ROWS_MAX = 20_000
-CHUNK_BYTES_MAX = 8 * 1024 * 1024
-RECORD_BYTES_MAX = 1024 * 1024
 TRACES_MAX = 8
 COMPRESSION_LEVEL = 1  # Chunks are read once or twice: quick matters more than small.
+
+OCCURRED_US_MAX = 2**63 - 1
+UNJUDGED = Violation(
+    "unparsable", "The record could not be judged. Mend it as a JSON object with few levels."
+)
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +77,10 @@ class Held(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A record with its envelope opened; `value` is a JSON value, or why there is none."""
+    """A record with its envelope opened.
+
+    `value` is a JSON value, or why there is none; or what opens it, when it is to be opened late.
+    """
 
     position: int
     identity: str
@@ -76,6 +89,12 @@ class Row(NamedTuple):
     body: bytes
     origin: str
     headers: str = "[]"
+
+
+class _Judged(NamedTuple):
+    frame: pl.DataFrame
+    held: list[Held]
+    traceparents: list[str]
 
 
 class StoredChunk(BaseModel):
@@ -99,76 +118,169 @@ class Gathered:
     traceparents: list[str] = field(default_factory=list)
 
 
-def gather(checker: Checker, records: Sequence[UpstreamRecord], origin: str) -> Gathered:
-    """`origin` is "<topic>/<partition>": where the records came from. Takes CPU: use a thread."""
-    traceparents: dict[str, None] = {}
-    values: list[Any] = []
-    opened: list[Opened | Violation] = []
-    for record in records:
-        event = _opened(record)
-        opened.append(event)
-        if isinstance(event, Violation):
-            values.append(None)
-            continue
-        values.append(event.row)
-        if event.traceparent and len(traceparents) < TRACES_MAX:
-            traceparents[event.traceparent] = None
-    checked = checker.check(values)
-    held: list[Held] = []
-    for index in sorted(checked.refused):
-        event = opened[index]
-        fault = event if isinstance(event, Violation) else checked.refused[index]
-        held.append(_held_record(records[index], event, fault, origin))
-    kept = [opened[index] for index in checked.kept]
-    own = {
-        EVENT: [event.identity for event in kept if isinstance(event, Opened)],
-        OCCURRED: [event.occurred_us for event in kept if isinstance(event, Opened)],
-        POSITION: [records[index].offset for index in checked.kept],
-    }
-    return _gathered(checked, own, held, list(traceparents))
+class Gathering:
+    """Opens and checks what is given to it, a slice at a time, until it is made into a chunk.
+
+    What a slice needs as Python's objects is free again before the next one: only columns stay.
+    `known` are the contents of records that are held already and come again, as the log is read
+    again: they are not held twice. Takes CPU: use a thread.
+    """
+
+    def __init__(self, checker: Checker, known: frozenset[bytes] = frozenset()) -> None:
+        self._checker = checker
+        self._known = known
+        self._frames: list[pl.DataFrame] = []
+        self._held: list[Held] = []
+        self._traceparents: dict[str, None] = {}
+
+    def add_records(self, records: Sequence[UpstreamRecord], origin: str) -> None:
+        """`origin` is "<topic>/<partition>": where the records came from."""
+        for part in slices(records, record_bytes):
+            self._add(
+                part, lambda some: self._judge_records(some, origin), _unjudged_record(origin)
+            )
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        """The same for what did not come through Kafka."""
+        for part in slices(rows, lambda row: len(row.body)):
+            self._add(part, self._judge_rows, _unjudged_row)
+
+    def finish(self) -> Gathered:
+        accepted = refused = b""
+        rows = sum(frame.height for frame in self._frames)
+        if rows:
+            accepted = _parquet(pl.concat(self._frames, how="vertical"))
+        if self._held:
+            refused = _parquet(pl.DataFrame(self._held, schema=HELD_TYPES, orient="row"))
+        return Gathered(accepted, rows, refused, len(self._held), list(self._traceparents))
+
+    def _add(
+        self,
+        items: Sequence[T],
+        judge: Callable[[Sequence[T]], _Judged],
+        unjudged: Callable[[T], Held],
+    ) -> None:
+        """One record that we cannot even judge must not stop all those around it."""
+        try:
+            judged = judge(items)
+        except Exception:
+            if len(items) == 1:
+                log.exception("record_not_judged")
+                self._held.append(unjudged(items[0]))
+                return
+            half = len(items) // 2
+            self._add(items[:half], judge, unjudged)
+            self._add(items[half:], judge, unjudged)
+            return
+        if judged.frame.height:
+            self._frames.append(judged.frame)
+        self._held += [
+            held
+            for held in judged.held
+            if not self._known or content_digest(held) not in self._known
+        ]
+        room = TRACES_MAX - len(self._traceparents)
+        self._traceparents |= dict.fromkeys(judged.traceparents[: max(room, 0)])
+
+    def _judge_records(self, records: Sequence[UpstreamRecord], origin: str) -> _Judged:
+        opened = [_opened(record) for record in records]
+        values = [None if isinstance(each, Violation) else each.row for each in opened]
+        checked = self._checker.check(values)
+        held: list[Held] = []
+        for index in sorted(checked.refused):
+            event = opened[index]
+            fault = event if isinstance(event, Violation) else checked.refused[index]
+            held.append(_held_record(records[index], event, fault, origin))
+        events = [event for event in opened if isinstance(event, Opened)]
+        traceparents = dict.fromkeys(each.traceparent for each in events if each.traceparent)
+        kept = [opened[index] for index in checked.kept]
+        own = {
+            EVENT: [event.identity for event in kept if isinstance(event, Opened)],
+            OCCURRED: [event.occurred_us for event in kept if isinstance(event, Opened)],
+            POSITION: [records[index].offset for index in checked.kept],
+        }
+        return _Judged(_framed(checked, own), held, list(traceparents))
+
+    def _judge_rows(self, rows: Sequence[Row]) -> _Judged:
+        values = [row.value() if callable(row.value) else row.value for row in rows]
+        checked = self._checker.check(values)
+        held: list[Held] = []
+        for index in sorted(checked.refused):
+            value = values[index]
+            known = not isinstance(value, Violation)
+            fault = value if isinstance(value, Violation) else checked.refused[index]
+            held.append(_held_row(rows[index], fault, _json(value) if known else b""))
+        kept = [rows[index] for index in checked.kept]
+        own = {
+            EVENT: [row.identity for row in kept],
+            OCCURRED: [row.occurred_us for row in kept],
+            POSITION: [row.position for row in kept],
+        }
+        return _Judged(_framed(checked, own), held, [])
 
 
-def _opened(record: UpstreamRecord) -> Opened | Violation:
-    try:
-        return open_event(record)
-    except Exception:
-        # One record that we cannot even judge must not stop all those behind it.
-        log.exception("record_not_judged", offset=record.offset)
-        return Violation("unparsable", "The message could not be read. Mend it as a JSON object.")
+def gather(
+    checker: Checker,
+    records: Sequence[UpstreamRecord],
+    origin: str,
+    known: frozenset[bytes] = frozenset(),
+) -> Gathered:
+    """A chunk of records, in one go; `known` as in Gathering."""
+    gathering = Gathering(checker, known)
+    gathering.add_records(records, origin)
+    return gathering.finish()
 
 
 def gather_rows(checker: Checker, rows: Sequence[Row]) -> Gathered:
-    """The same for rows that did not come through Kafka. Takes CPU: use a thread."""
-    checked = checker.check([row.value for row in rows])
-    held: list[Held] = []
-    for index in sorted(checked.refused):
-        row = rows[index]
-        known = not isinstance(row.value, Violation)
-        fault = checked.refused[index] if known else row.value
-        held.append(
-            Held(
-                row.position,
-                fault.reason,
-                fault.detail,
-                row.body,
-                row.headers,
-                row.identity,
-                row.occurred_us,
-                _json(row.value) if known else b"",
-                row.origin,
-            )
+    gathering = Gathering(checker)
+    gathering.add_rows(rows)
+    return gathering.finish()
+
+
+def slices(items: Sequence[T], weight: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """In order, each of at most SLICE_BYTES_MAX unless one item alone is more."""
+    begin = size = 0
+    for at, item in enumerate(items):
+        size += weight(item)
+        if at > begin and (size > SLICE_BYTES_MAX or at - begin >= SLICE_ROWS_MAX):
+            yield items[begin:at]
+            begin, size = at, weight(item)
+    if begin < len(items):
+        yield items[begin:]
+
+
+def record_bytes(record: UpstreamRecord) -> int:
+    """What a record carries: its body and its headers."""
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.value or b"") + headers
+
+
+def _opened(record: UpstreamRecord) -> Opened | Violation:
+    gap = unreadable(record.headers)
+    if gap is not None:
+        return Violation(
+            "unreadable",
+            f"At {gap.offsets} the log cannot be read. {gap.detail} What could be read of it is"
+            " kept here as it came; publish its records again.",
         )
-    kept = [rows[index] for index in checked.kept]
-    own = {
-        EVENT: [row.identity for row in kept],
-        OCCURRED: [row.occurred_us for row in kept],
-        POSITION: [row.position for row in kept],
-    }
-    return _gathered(checked, own, held, [])
+    if len(record.value or b"") > RECORD_BYTES_MAX or record_bytes(record) > RECORD_BYTES_MAX:
+        return Violation(
+            "too-large",
+            f"The record has {record_bytes(record)} bytes; at most {RECORD_BYTES_MAX} are taken."
+            f" Its first {OVERSIZED_BYTES_KEPT} are kept here. Publish what it says in less.",
+        )
+    return open_event(record)
 
 
 def read_held(parquet: bytes) -> list[Held]:
     return [Held(*row) for row in pl.read_parquet(io.BytesIO(parquet)).iter_rows()]
+
+
+def content_digest(held: Held) -> bytes:
+    """By which a held record that comes again is known: what it says, not where it lay."""
+    return hashlib.sha256(
+        b"%d %s%s" % (len(held.headers), held.headers.encode(), held.body)
+    ).digest()
 
 
 def digest(content: bytes) -> str:
@@ -179,38 +291,61 @@ def _held_record(
     record: UpstreamRecord, event: Opened | Violation, fault: Violation, origin: str
 ) -> Held:
     known = isinstance(event, Opened)
-    headers = [[name, base64.b64encode(value or b"").decode()] for name, value in record.headers]
+    body, headers = record.value or b"", record.headers
+    if fault.reason == "too-large":
+        body, headers = body[:OVERSIZED_BYTES_KEPT], ()
+    elif fault.reason == "unreadable":
+        headers = ()  # They are ours.
+    coded = [[name, base64.b64encode(value or b"").decode()] for name, value in headers]
     return Held(
         position=record.offset,
         reason=fault.reason,
         detail=fault.detail,
-        body=record.value or b"",
-        headers=orjson.dumps(headers).decode(),
+        body=body,
+        headers=orjson.dumps(coded).decode(),
         identity=event.identity if known else "",
-        occurred_us=event.occurred_us if known else record.timestamp * 1_000,
+        occurred_us=event.occurred_us if known else _occurred_us(record),
         row=_json(event.row) if known else b"",
         origin=f"{origin}/{record.offset}",
     )
+
+
+def _held_row(row: Row, fault: Violation, value: bytes) -> Held:
+    return Held(
+        row.position,
+        fault.reason,
+        fault.detail,
+        row.body,
+        row.headers,
+        row.identity,
+        row.occurred_us,
+        value,
+        row.origin,
+    )
+
+
+def _unjudged_record(origin: str) -> Callable[[UpstreamRecord], Held]:
+    return lambda record: _held_record(record, UNJUDGED, UNJUDGED, origin)
+
+
+def _unjudged_row(row: Row) -> Held:
+    return _held_row(row, UNJUDGED, b"")
+
+
+def _occurred_us(record: UpstreamRecord) -> int:
+    """Kafka's timestamp, where it is one."""
+    return min(max(record.timestamp, 0) * 1_000, OCCURRED_US_MAX)
 
 
 def _json(value: Any) -> bytes:
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
 
 
-def _gathered(
-    checked: Checked, own: dict[str, list[Any]], held: list[Held], traceparents: list[str]
-) -> Gathered:
-    accepted = b""
-    if checked.kept:
-        types = {EVENT: pl.String(), OCCURRED: pl.Int64(), POSITION: pl.Int64()}
-        frame = checked.frame.with_columns(
-            pl.Series(name, values, types[name]) for name, values in own.items()
-        )
-        accepted = _parquet(frame)
-    refused = b""
-    if held:
-        refused = _parquet(pl.DataFrame(held, schema=HELD_TYPES, orient="row"))
-    return Gathered(accepted, len(checked.kept), refused, len(held), traceparents)
+def _framed(checked: Checked, own: dict[str, list[Any]]) -> pl.DataFrame:
+    types = {EVENT: pl.String(), OCCURRED: pl.Int64(), POSITION: pl.Int64()}
+    return checked.frame.with_columns(
+        pl.Series(name, values, types[name]) for name, values in own.items()
+    )
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

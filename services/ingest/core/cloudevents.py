@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from services.ingest.core import bodies
 from services.ingest.core.violation import Violation, shown
 from services.ingest.ports import UpstreamRecord
 
@@ -57,7 +58,7 @@ def open_event(record: UpstreamRecord) -> Opened | Violation:
     if len(identity) > IDENTITY_CHARACTERS_MAX:
         return _envelope(headers)
     try:
-        row = orjson.loads(record.value)  # pyright: ignore[reportArgumentType] - None is refused.
+        row = bodies.parse(record.value)
     except orjson.JSONDecodeError as error:
         return unparsable(record.value, error)
     return Opened(identity, occurred_us, traceparent, row)
@@ -85,7 +86,7 @@ def _structured(
     if content_type.startswith(BATCHED):
         return Violation("envelope", "Batches of CloudEvents are not taken: send one a message.")
     try:
-        event = orjson.loads(record.value)  # pyright: ignore[reportArgumentType] - None is refused.
+        event = bodies.parse(record.value)
     except orjson.JSONDecodeError as error:
         return unparsable(record.value, error)
     if not isinstance(event, dict):
@@ -99,7 +100,7 @@ def _structured(
     row = event.get("data")
     if row is None and isinstance(event.get("data_base64"), str):
         try:
-            row = orjson.loads(base64.b64decode(event["data_base64"], validate=True))
+            row = bodies.parse(base64.b64decode(event["data_base64"], validate=True))
         except ValueError as error:
             # Neither base64 nor JSON: both errors are kinds of ValueError.
             return unparsable(record.value, error)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import orjson
 
 from libs.common.errors import InvalidInputError
-from services.ingest.core.chunk import RECORD_BYTES_MAX
+from services.ingest.core import bodies
 from services.ingest.core.contract import Contract
+from services.ingest.core.limits import RECORD_BYTES_MAX
 from services.ingest.core.violation import Violation
 
 FileFormat = Literal["csv", "json lines", "parquet"]
@@ -27,7 +29,7 @@ WORDS = {"true": True, "false": False, "1": True, "0": False}
 
 
 class FileRow(NamedTuple):
-    """`value` is a JSON value, or why there is none; `body` is what stood in the file."""
+    """`value` as in `chunk.Row`; `body` is what stood in the file."""
 
     value: Any
     body: bytes
@@ -43,11 +45,16 @@ def read_rows(path: Path, format_: FileFormat, contract: Contract) -> Iterator[F
 
 
 def json_row(body: bytes) -> FileRow:
+    """It is opened when its turn comes: as Python's objects it takes many times its bytes."""
+    return FileRow(partial(_opened_json, body), body)
+
+
+def _opened_json(body: bytes) -> Any:
     try:
-        return FileRow(orjson.loads(body), body)
+        return bodies.parse(body)
     except orjson.JSONDecodeError as error:
         fault = f"It is not JSON: {error}. Mend it as a JSON object with the contract's columns."
-        return FileRow(Violation("unparsable", fault), body)
+        return Violation("unparsable", fault)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -22,10 +22,11 @@ from libs.common.clock import Clock
 from libs.common.errors import InvalidInputError, NotFoundError, PreconditionError
 from libs.common.journal import Change, Journal, aggregate
 from libs.common.stores.ports import Entry, ObjectStore
-from services.ingest.core import paging
-from services.ingest.core.chunk import RECORD_BYTES_MAX, Held, Row, digest, gather_rows, read_held
+from services.ingest.core import bodies, paging
+from services.ingest.core.chunk import Held, Row, digest, gather_rows, read_held
 from services.ingest.core.cloudevents import unparsable
 from services.ingest.core.intake import Notice
+from services.ingest.core.limits import RECORD_BYTES_MAX
 from services.ingest.core.sources import Sources, Terms
 from services.ingest.core.streams import (
     REPLAY,
@@ -36,7 +37,7 @@ from services.ingest.core.streams import (
     position_of,
     stream,
 )
-from services.ingest.core.violation import Violation
+from services.ingest.core.violation import WITHOUT_A_ROW, Violation
 
 KIND = "quarantine"
 # A page looks at no more records than this, whatever it is asked to leave out.
@@ -181,7 +182,7 @@ class Quarantine:
         tenant, source = record.tenant, record.source
         terms = await self.sources.terms(tenant, source)
         fault = _fault(terms, body)
-        if not record.mended and record.record.reason in ("envelope", "unparsable"):
+        if not record.mended and record.record.reason in WITHOUT_A_ROW:
             fault = Violation("unparsable", record.record.detail)
         if fault is not None:
             raise PreconditionError(
@@ -193,7 +194,7 @@ class Quarantine:
             position=0,
             identity=record.record.identity or f"/quarantine {record.id}",
             occurred_us=record.record.occurred_us,
-            value=orjson.loads(body),
+            value=bodies.parse(body),
             body=body,
             origin=record.record.origin,
         )
@@ -301,7 +302,7 @@ def _place(token: str) -> Place:
 
 def _fault(terms: Terms, body: bytes) -> Violation | None:
     try:
-        verdict = terms.checker.exact(orjson.loads(body))
+        verdict = terms.checker.exact(bodies.parse(body))
     except orjson.JSONDecodeError as error:
         return unparsable(body, error)
     return verdict if isinstance(verdict, Violation) else None

@@ -18,19 +18,23 @@ from pydantic import BaseModel, ConfigDict
 
 from libs.common.errors import IntegrityError
 from libs.common.journal import Change, Journal, aggregate
+from libs.common.proof import UNKNOWN_EPOCH, Proof
 from libs.common.stores.ports import Entry, ObjectStore
 from services.ingest.core.chunk import Gathered, StoredChunk, digest
 
 KIND = "stream"
 UPLOAD, REPLAY = "upload", "replay"
 PAGE = 500
+UNPROVEN = Proof()  # Of what does not come from a log.
 
 
 class Committed(BaseModel):
     """The state of a stream after one entry; the totals are those since the source was created.
 
     earlier_held    the version of the entry before this one that has held records; 0: none
-    epoch           grows when the topic was made anew and its offsets began again
+    epoch           grows when the log became another one: offsets mean other records then
+    topic_id        of the topic that was read, and
+    leader_epoch    of the record before `next_offset`: by them a shorter log is known; -1: not kept
     traceparent     of the span that committed it, in the trace of its first record
     """
 
@@ -38,6 +42,8 @@ class Committed(BaseModel):
 
     next_offset: int = 0
     epoch: int = 0
+    topic_id: str = ""
+    leader_epoch: int = UNKNOWN_EPOCH
     contract_revision: int = 0
     chunks: tuple[StoredChunk, ...] = ()
     held: tuple[StoredChunk, ...] = ()
@@ -45,6 +51,10 @@ class Committed(BaseModel):
     accepted_total: int = 0
     held_total: int = 0
     traceparent: str = ""
+
+    @property
+    def proof(self) -> Proof:
+        return Proof(self.topic_id, self.leader_epoch)
 
     @property
     def accepted(self) -> int:
@@ -73,12 +83,15 @@ class Position:
         chunks: Sequence[StoredChunk],
         held: Sequence[StoredChunk],
         traceparent: str,
+        proof: Proof = UNPROVEN,
     ) -> Committed:
         """The state of the next entry."""
         last = self.state
         return Committed(
             next_offset=next_offset,
             epoch=last.epoch,
+            topic_id=proof.topic_id,
+            leader_epoch=proof.leader_epoch,
             contract_revision=contract_revision,
             chunks=tuple(chunks),
             held=tuple(held),

@@ -16,18 +16,15 @@ from libs.common.clock import Clock
 from libs.common.errors import InvalidInputError, LimitError
 from libs.common.journal import Change, Journal
 from libs.common.stores.ports import Entry, ObjectStore
-from services.ingest.core.chunk import (
+from services.ingest.core.chunk import Gathered, Gathering, Row, StoredChunk, digest
+from services.ingest.core.files import FILE_BYTES_MAX, FileFormat, FileRow, json_row, read_rows
+from services.ingest.core.intake import Notice
+from services.ingest.core.limits import (
     CHUNK_BYTES_MAX,
     CHUNK_ROWS_MAX,
     RECORD_BYTES_MAX,
-    Gathered,
-    Row,
-    StoredChunk,
-    digest,
-    gather_rows,
+    SLICE_BYTES_MAX,
 )
-from services.ingest.core.files import FILE_BYTES_MAX, FileFormat, FileRow, json_row, read_rows
-from services.ingest.core.intake import Notice
 from services.ingest.core.objects import store_file
 from services.ingest.core.sources import Sources, Terms
 from services.ingest.core.streams import UPLOAD, Streams, change, committed, position_of, stream
@@ -227,20 +224,40 @@ def _gather_some(
     terms: Terms, key: str, now: datetime, spooled: _Spooled, rows: Iterator[FileRow]
 ) -> bool:
     """The next chunk of a file; False when there was none left."""
+    gathering = Gathering(terms.checker)
+    count = weight = 0
+    while count < CHUNK_ROWS_MAX and weight < CHUNK_BYTES_MAX:
+        # So few at a time, since a row takes more memory than it does in the file.
+        some = _some(rows, CHUNK_ROWS_MAX - count)
+        if not some:
+            break
+        count, weight = count + len(some), weight + _weight(some)
+        gathering.add_rows(_numbered(key, now, spooled, some))
+    spooled.add(gathering.finish())
+    return count > 0
+
+
+def _some(rows: Iterator[FileRow], count_max: int) -> list[FileRow]:
     some: list[FileRow] = []
     weight = 0
-    for row in itertools.islice(rows, CHUNK_ROWS_MAX):
+    for row in itertools.islice(rows, count_max):
         some.append(row)
         weight += len(row.body)
-        if weight >= CHUNK_BYTES_MAX:
+        if weight >= SLICE_BYTES_MAX:
             break
-    _gather(terms, key, now, spooled, some)
-    return bool(some)
+    return some
 
 
 def _gather(
     terms: Terms, key: str, now: datetime, spooled: _Spooled, rows: Sequence[FileRow]
 ) -> None:
+    gathering = Gathering(terms.checker)
+    gathering.add_rows(_numbered(key, now, spooled, rows))
+    spooled.add(gathering.finish())
+
+
+def _numbered(key: str, now: datetime, spooled: _Spooled, rows: Sequence[FileRow]) -> list[Row]:
+    """The rows that come next in an upload, as those they are. Raises LimitError."""
     spooled.bytes += _weight(rows)
     if spooled.rows + len(rows) > ROWS_MAX or spooled.bytes > FILE_BYTES_MAX:
         raise LimitError(
@@ -248,10 +265,9 @@ def _gather(
             which="upload",
             next_step="Send it as several uploads; nothing of it was taken.",
         )
-    if not rows:
-        return
     occurred_us = round(now.timestamp() * MICROSECONDS)
-    numbered = [
+    first, spooled.rows = spooled.rows, spooled.rows + len(rows)
+    return [
         Row(
             position=number,
             # Digits enough that the order of the names is the order of the rows.
@@ -261,10 +277,8 @@ def _gather(
             body=row.body,
             origin=f"upload/{key}/{number}",
         )
-        for number, row in enumerate(rows, spooled.rows)
+        for number, row in enumerate(rows, first)
     ]
-    spooled.rows += len(rows)
-    spooled.add(gather_rows(terms.checker, numbered))
 
 
 def _weight(rows: Sequence[FileRow]) -> int:

@@ -13,18 +13,27 @@ import contextlib
 import gc
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
+from libs.common.consuming import ConfinedConsumer
 from libs.common.errors import BasaltError, ConflictError, NotFoundError
 from libs.common.kafka import KafkaAccess
+from libs.common.positions import Judged, judge
+from libs.common.proof import UNKNOWN_EPOCH, Proof
 from libs.common.publishing import stopped
-from services.ingest.core.chunk import CHUNK_BYTES_MAX, CHUNK_ROWS_MAX
+from libs.common.unreadable import Unreadable, unreadable
 from services.ingest.core.intake import Intake
-from services.ingest.core.streams import Position
+from services.ingest.outbound.partition import (
+    AGAIN_S,
+    AGAIN_S_MAX,
+    CHUNK_IDLE_S,
+    CHUNK_S_MAX,
+    Partition,
+    Record,
+)
 
 GROUP = "ingest"
 PATTERN = r"^upstream\..*"
@@ -34,84 +43,18 @@ METADATA_MS_MAX = 1_000
 SESSION_MS = 6_000
 HEARTBEAT_MS = 1_500
 PARTITION_FETCH_BYTES_MAX = 2 * 1024 * 1024
-# A chunk is committed when it is full, when this old, or when nothing more came for a moment.
-CHUNK_S_MAX = 1.0
-CHUNK_IDLE_S = 0.1
 # What all partitions together may hold before nothing more is read.
-BUFFERED_BYTES_MAX = 64 * 1024 * 1024
+BUFFERED_BYTES_MAX = 32 * 1024 * 1024
 COMMITS_AT_ONCE = 2
-# A record's object, its headers and places in lists, beside its body.
-RECORD_OVERHEAD_BYTES = 500
-# A partition whose commit failed, or that belongs to no source yet, is looked at again after this.
-AGAIN_S = 0.5
-AGAIN_S_MAX = 5.0
+# So many are opened in one go, however many wait.
+RECORDS_AT_ONCE = 20_000
 STOP_S_MAX = 3.0
 PROBLEMS_SHOWN_MAX = 5
 # Records live for a moment, in great numbers and without cycles: looking for cycles among them
 # after every 700 new objects, as Python does by itself, costs as much as reading them.
 COLLECT_AFTER_OBJECTS = (200_000, 20, 20)
 
-Record = ConsumerRecord[Any, Any]
 log = structlog.get_logger(__name__)
-
-
-class Partition:
-    """One assigned partition: what is buffered of it, and the commit that is under way."""
-
-    def __init__(self, place: TopicPartition) -> None:
-        self.place = place
-        self.position: Position | None = None  # None: to be read from the journal.
-        self.records: list[Record] = []
-        self.bytes = 0
-        self.first_at = self.last_at = 0.0
-        self.commit: asyncio.Task[None] | None = None
-        self.look_at = 0.0
-        self.pause_s = AGAIN_S
-        self.problem = ""
-        self.recreated_seen = False
-
-    @property
-    def full(self) -> bool:
-        return len(self.records) >= CHUNK_ROWS_MAX or self.bytes >= CHUNK_BYTES_MAX
-
-    @property
-    def open(self) -> bool:
-        return self.position is not None and not self.full
-
-    def due(self, now: float) -> bool:
-        if not self.records or self.commit is not None:
-            return False
-        aged = now - self.first_at >= CHUNK_S_MAX or now - self.last_at >= CHUNK_IDLE_S
-        return self.full or aged
-
-    def take(self, records: Iterable[Record], now: float) -> None:
-        if self.position is None:
-            return  # They will be read again from where the journal says.
-        following = self.records[-1].offset + 1 if self.records else self.position.state.next_offset
-        fresh = [record for record in records if record.offset >= following]
-        if fresh:
-            self.first_at = self.first_at if self.records else now
-            self.last_at = now
-            self.records += fresh
-            self.bytes += sum(len(each.value or b"") for each in fresh)
-            self.bytes += RECORD_OVERHEAD_BYTES * len(fresh)
-
-    def hand_over(self) -> list[Record]:
-        """At most a chunk's rows; what is more waits for the next one."""
-        chunk, self.records = self.records[:CHUNK_ROWS_MAX], self.records[CHUNK_ROWS_MAX:]
-        self.bytes = sum(len(each.value or b"") + RECORD_OVERHEAD_BYTES for each in self.records)
-        return chunk
-
-    def forget(self, problem: str = "", *, at_once: bool = False) -> None:
-        """Starts over from the journal; after a failure not before a pause."""
-        self.position, self.records, self.bytes = None, [], 0
-        self.problem = problem
-        self.look_at = 0.0 if at_once else time.monotonic() + self.pause_s
-        self.pause_s = min(self.pause_s * 2, AGAIN_S_MAX)
-
-    def succeeded(self, position: Position) -> None:
-        self.position, self.problem, self.pause_s = position, "", AGAIN_S
-        self.recreated_seen = False
 
 
 class KafkaRecords(ConsumerRebalanceListener):
@@ -123,13 +66,17 @@ class KafkaRecords(ConsumerRebalanceListener):
         self._access = access
         self._intake = intake
         self._partitions: dict[TopicPartition, Partition] = {}
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumer: ConfinedConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._problem = ""
+        # What could not be read last, until a record that can be has come after it.
+        self._gaps: dict[TopicPartition, str] = {}
 
     @property
     def problem(self) -> str:
-        found = {self._problem, *(each.problem for each in self._partitions.values())} - {""}
+        troubles = self._consumer.troubles.values() if self._consumer is not None else ()
+        own = (each.problem for each in self._partitions.values())
+        found = {self._problem, *own, *self._gaps.values(), *troubles} - {""}
         shown = sorted(found)[:PROBLEMS_SHOWN_MAX]
         more = len(found) - len(shown)
         return " ".join([*shown, f"And {more} more."] if more else shown)
@@ -152,7 +99,7 @@ class KafkaRecords(ConsumerRebalanceListener):
         while True:
             try:
                 await self._open()
-                self._problem, pause_s = "", AGAIN_S
+                pause_s = AGAIN_S
                 await self._consume()
             except (KafkaError, OSError, BasaltError) as error:
                 self._problem = f"Upstream records are not being read: {error}."
@@ -166,7 +113,7 @@ class KafkaRecords(ConsumerRebalanceListener):
 
     async def _open(self) -> None:
         await self._intake.sources.ensure_topics()
-        consumer = AIOKafkaConsumer(
+        consumer = ConfinedConsumer(
             **self._access.for_aiokafka(),
             client_id="ingest-records",
             group_id=GROUP,
@@ -207,8 +154,9 @@ class KafkaRecords(ConsumerRebalanceListener):
         self, assigned: Iterable[TopicPartition]
     ) -> None:
         self._partitions = {place: Partition(place) for place in assigned}
+        self._gaps = {place: gap for place, gap in self._gaps.items() if place in self._partitions}
 
-    async def _seek(self, consumer: AIOKafkaConsumer) -> None:
+    async def _seek(self, consumer: ConfinedConsumer) -> None:
         """Brings partitions without a position to where the journal says."""
         now = time.monotonic()
         waiting = [
@@ -218,16 +166,9 @@ class KafkaRecords(ConsumerRebalanceListener):
         ]
         if not waiting:
             return
-        ends = await consumer.end_offsets([each.place for each in waiting])
         for partition in waiting:
             try:
-                place = partition.place
-                position = await self._intake.position(place.topic, place.partition)
-                if position.state.next_offset > ends[place]:
-                    position = await self._recreated(consumer, partition, position)
-                if position is not None:
-                    consumer.seek(place, position.state.next_offset)
-                    partition.position = position
+                await self._prove(consumer, partition)
             except NotFoundError:
                 name = partition.place.topic
                 partition.forget(f"The topic {name} belongs to no source: its records wait there.")
@@ -236,19 +177,41 @@ class KafkaRecords(ConsumerRebalanceListener):
             except IllegalStateError:
                 # A rebalance took it away meanwhile.
                 partition.forget()
+            except KafkaError as error:
+                place = partition.place
+                partition.forget(f"{place.topic}/{place.partition} cannot be read: {error!r}.")
 
-    async def _recreated(
-        self, consumer: AIOKafkaConsumer, partition: Partition, position: Position
-    ) -> Position | None:
-        """The topic ends before the journal's offset: made anew, once a second look agrees."""
+    def _doubt(self, consumer: ConfinedConsumer) -> None:
+        """Kafka answered with something else than records: they may be others from now on."""
+        for place in consumer.take_doubted():
+            partition = self._partitions.get(place)
+            if partition is not None and partition.commit is not None:
+                consumer.doubt(place)  # Once it is known where the commit leaves it.
+            elif partition is not None and partition.position is not None:
+                partition.forget()
+
+    async def _prove(self, consumer: ConfinedConsumer, partition: Partition) -> None:
+        """Seeks to the journal's position, or to where its log and Kafka's part."""
         place = partition.place
-        log.warning("topic_recreated", topic=place.topic, partition=place.partition)
-        if not partition.recreated_seen:
-            partition.recreated_seen = True
-            partition.forget(f"The topic {place.topic} ends before what was read of it.")
-            return None
-        beginning = await consumer.beginning_offsets([place])
-        return await self._intake.restart(position, beginning[place])
+        position = await self._intake.position(place.topic, place.partition)
+        state = position.state
+        judged = await judge(consumer, place, state.next_offset, state.proof)
+        if judged.kind in ("shorter", "recreated"):
+            log.error("log_changed", topic=place.topic, partition=place.partition, kind=judged.kind)
+            self._gaps[place] = _changed(place, judged, state.next_offset)
+            position = await self._intake.restart(position, judged.offset, judged.proof)
+        consumer.seek(place, judged.offset)
+        partition.position, partition.topic_id = position, judged.proof.topic_id
+        if judged.kind == "expired":
+            partition.take([_expired(place, state.next_offset, judged.offset)], time.monotonic())
+
+    async def _still(self, consumer: ConfinedConsumer, partition: Partition, proof: Proof) -> bool:
+        """Whether records of another leader follow the position without a break."""
+        state = partition.position.state if partition.position is not None else None
+        if state is None or state.leader_epoch in (UNKNOWN_EPOCH, proof.leader_epoch):
+            return True
+        judged = await judge(consumer, partition.place, state.next_offset, state.proof)
+        return judged.kind in ("same", "expired")
 
     # Reading and committing.
 
@@ -257,6 +220,7 @@ class KafkaRecords(ConsumerRebalanceListener):
         if consumer is None:
             return
         while True:
+            self._doubt(consumer)
             await self._seek(consumer)
             self._commit_due()
             open_ = [each for each in self._partitions.values() if each.open]
@@ -265,8 +229,12 @@ class KafkaRecords(ConsumerRebalanceListener):
                 await self._wait_for_a_commit()
                 continue
             places = [each.place for each in open_]
-            batches = await consumer.getmany(*places, timeout_ms=round(CHUNK_IDLE_S * 1_000))
+            batches = await consumer.getmany(
+                *places, timeout_ms=round(CHUNK_IDLE_S * 1_000), max_records=RECORDS_AT_ONCE
+            )
             now = time.monotonic()
+            # Only having read clears what kept us from it.
+            self._problem = ""
             for place, records in batches.items():
                 partition = self._partitions.get(place)
                 if partition is not None:
@@ -293,10 +261,16 @@ class KafkaRecords(ConsumerRebalanceListener):
             await asyncio.sleep(CHUNK_IDLE_S)
 
     async def _commit(self, partition: Partition) -> None:
-        position = partition.position
+        position, consumer = partition.position, self._consumer
         try:
             if position is not None:
-                partition.succeeded(await self._intake.commit(position, partition.hand_over()))
+                records = partition.hand_over()
+                proof = self._proof(partition, records)
+                if consumer is not None and not await self._still(consumer, partition, proof):
+                    partition.forget(at_once=True)
+                    return
+                partition.succeeded(await self._intake.commit(position, records, proof))
+                self._note(partition.place, records)
         except ConflictError:
             log.info("partition_overtaken", topic=partition.place.topic)
             partition.forget(at_once=True)
@@ -310,6 +284,25 @@ class KafkaRecords(ConsumerRebalanceListener):
         finally:
             partition.commit = None
 
+    def _proof(self, partition: Partition, records: list[Record]) -> Proof:
+        epoch = UNKNOWN_EPOCH
+        if self._consumer is not None:
+            epoch = self._consumer.epoch_of(partition.place, records[-1].offset)
+        if epoch == UNKNOWN_EPOCH and partition.position is not None:
+            epoch = partition.position.state.leader_epoch
+        return Proof(partition.topic_id, epoch)
+
+    def _note(self, place: TopicPartition, taken: list[Record]) -> None:
+        """Whether the last of the records that were taken in could be read."""
+        gap = unreadable(taken[-1].headers)
+        if gap is None:
+            self._gaps.pop(place, None)
+            return
+        self._gaps[place] = (
+            f"{place.topic}/{place.partition} could not be read at {gap.offsets}. {gap.detail}"
+            " What could be read of it is held: `basalt quarantine list`."
+        )
+
     async def _drain(self) -> None:
         """Commits what is buffered, before the partitions are given back."""
         while commits := [each.commit for each in self._partitions.values() if each.commit]:
@@ -317,3 +310,31 @@ class KafkaRecords(ConsumerRebalanceListener):
         await asyncio.gather(
             *(self._commit(each) for each in self._partitions.values() if each.records)
         )
+
+
+def _changed(place: TopicPartition, judged: Judged, position: int) -> str:
+    what = "was made anew" if judged.kind == "recreated" else "lost its end"
+    return (
+        f"The log of {place.topic}/{place.partition} {what}: {position} records of it were read."
+        f" It is read again from offset {judged.offset}; nothing is taken in twice."
+    )
+
+
+def _expired(place: TopicPartition, first: int, next_offset: int) -> Record:
+    """Stands in for records that Kafka deleted before they were read."""
+    about = Unreadable(
+        first, next_offset - 1, "Its records were deleted by their retention before they were read."
+    )
+    return ConsumerRecord(
+        topic=place.topic,
+        partition=place.partition,
+        offset=about.last,
+        timestamp=0,
+        timestamp_type=0,
+        key=None,
+        value=b"",
+        checksum=None,
+        serialized_key_size=-1,
+        serialized_value_size=0,
+        headers=[about.header()],
+    )
