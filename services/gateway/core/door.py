@@ -28,6 +28,8 @@ ROUTES_FILE = "routes.json"
 ACCESS_FILE = "access.json"
 # What could not be applied is tried again: the disk may have room, the certificate may be there.
 RETRY_S = 2.0
+# So often the files are compared with what is in force: somebody may have removed or damaged one.
+CHECK_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -115,9 +117,11 @@ class Door:
         while True:
             with contextlib.suppress(TimeoutError):
                 # wait_for of Python 3.11 may lose a cancellation.
-                async with asyncio.timeout(RETRY_S if self.problem else None):
+                async with asyncio.timeout(RETRY_S if self.problem else CHECK_S):
                     await self._news.wait()
-            await self._turn()
+            restored = await self._attempt(self._restore)
+            if self._news.is_set() or self.problem or restored:
+                await self._turn()
 
     async def _turn(self) -> None:
         self._news.clear()
@@ -183,6 +187,13 @@ class Door:
             self._write(name, content)
         self.configuration_sha256 = configuration.sha256
         log.info("door_configured", sha256=configuration.sha256)
+
+    async def _restore(self) -> None:
+        """Puts back what is in force where a file is missing or says something else."""
+        for name, content in self._in_force.items():
+            if self._folder.read(name) != content:
+                log.warning("door_file_restored", file=name)
+                self._folder.replace(name, content)
 
     def _write(self, name: str, content: str) -> None:
         """Only what differs is moved: each move makes somebody read it again."""

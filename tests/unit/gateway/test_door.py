@@ -149,6 +149,27 @@ async def test_a_full_disk_is_told_and_mended_by_itself(bench: Bench) -> None:
     assert bench.routes["version"] == 5
 
 
+@pytest.mark.parametrize("name", ["envoy.json", "rds.json", "routes.json", "access.json"])
+@pytest.mark.parametrize("damage", [None, "", "{"])
+async def test_a_file_that_somebody_took_or_damaged_is_put_back(
+    bench: Bench, name: str, damage: str | None
+) -> None:
+    bench.door.take_access(ACCESS)
+    bench.door.take_table(TABLE)
+    await bench.door.settled(5)
+    before = dict(bench.folder.files)
+    bench.folder.moved.clear()
+    if damage is None:
+        del bench.folder.files[name]
+    else:
+        bench.folder.files[name] = damage
+
+    await eventually(lambda: bench.folder.files == before)
+
+    # Only that one: each move makes somebody read it again.
+    assert bench.folder.moved == [name]
+
+
 async def test_a_new_start_goes_on_with_what_was_in_force(bench: Bench) -> None:
     bench.door.take_access(ACCESS)
     bench.door.take_table(TABLE)
