@@ -38,6 +38,7 @@ CONTENTS = (
     "door",
     "envoy",
     "first-login.txt",
+    "history",
     "journals",
     "kafka",
     "logs",
@@ -105,6 +106,11 @@ class Home:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def history(self) -> Path:
+        """What happened to the installation, a file for each who writes of it."""
+        return self.root / "history"
 
     @property
     def door(self) -> Path:

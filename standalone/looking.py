@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from libs.common.history import read
 from standalone.home import Home
 from standalone.processes import Process, lay_out
 from tools.servers.errors import ServerError
@@ -27,6 +30,11 @@ def problems(root: Path) -> dict[str, str]:
                 strict=True,
             )
         )
+
+
+def happened(root: Path, count_max: int) -> list[dict[str, Any]]:
+    """What happened to the installation, newest first, whether or not it runs; for the client."""
+    return [asdict(each) for each in read(Home(root).history, count_max)]
 
 
 def _problem(process: Process) -> str:

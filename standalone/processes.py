@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +21,9 @@ from tools.servers.server import Server, answers_ok, plain_environment
 READY_S_MAX = 60.0
 STOP_S_MAX = 8.0
 PROBE_S_MAX = 2.0
+SERVER_LIVE = "/inference.GRPCInferenceService/ServerLive"
+# A channel of its own for each look: one that waits to connect again would tell of the past.
+ALONE = (("grpc.use_local_subchannel_pool", 1),)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -44,6 +45,10 @@ class ServiceProcess:
     @property
     def alive(self) -> bool:
         return self._child is not None and self._child.alive
+
+    def is_halted(self) -> bool:
+        """Whether it is there and was stopped (SIGSTOP)."""
+        return self._child is not None and self._child.is_halted()
 
     def start(self) -> None:
         self._child = Child(
@@ -145,7 +150,7 @@ def lay_out(
         module="services.gateway.dispatcher",
         environment=settings.of("gateway"),
         log=home.logs / "dispatcher.log",
-        ready=lambda: _accepting(home.door / "dispatcher.sock"),
+        ready=lambda: _dispatching(home.door / "dispatcher.sock"),
     )
     return Edition(
         stages=((kafka, triton, *stores.servers), services, (dispatcher, envoy)),
@@ -200,6 +205,7 @@ class _Settings:
         return {
             "BASALT_METRICS_LISTEN": address(self.ports["metrics"]),
             "BASALT_METRICS_KEY": self.home.secrets.metrics_key,
+            "BASALT_HISTORY": str(self.home.history),
             "BASALT_OTLP_KEY": self.home.secrets.otlp_key,
             "BASALT_OTLP_LISTEN": address(self.ports["otlp"]),
             "BASALT_OTLP_HTTP_LISTEN": address(self.ports["otlp_http"]),
@@ -219,7 +225,7 @@ class _Settings:
 
 def _serving(listen: str) -> bool:
     """Whether a service says of itself, by gRPC's health protocol, that it serves."""
-    with grpc.insecure_channel(listen) as channel:
+    with grpc.insecure_channel(listen, options=ALONE) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=PROBE_S_MAX
@@ -229,11 +235,16 @@ def _serving(listen: str) -> bool:
     return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def _accepting(path: Path) -> bool:
-    """Whether somebody listens on a Unix socket; a dead process leaves its file behind."""
-    with closing(socket.socket(socket.AF_UNIX)) as probe:
+def _dispatching(path: Path) -> bool:
+    """Whether the dispatcher answers a call on its Unix socket, whatever it answers.
+
+    The kernel takes connections for a process that hangs, so that somebody accepts says little.
+    """
+    with grpc.insecure_channel(f"unix:{path}", options=ALONE) as channel:
+        ask = channel.unary_unary(SERVER_LIVE, request_serializer=None, response_deserializer=None)
         try:
-            probe.connect(str(path))
-        except OSError:
-            return False
+            ask(b"", timeout=PROBE_S_MAX)
+        except grpc.RpcError as error:
+            code = error.code()  # pyright: ignore[reportAttributeAccessIssue] - a call's error.
+            return code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc.aio
 
@@ -11,6 +12,7 @@ from libs.common import stores
 from libs.common.access import AccessWatch, AuditClient, ServiceTokens
 from libs.common.bus import Bus, Router
 from libs.common.clock import Clock, SystemClock
+from libs.common.disk import Disk
 from libs.common.health import Check, Health
 from libs.common.identity import TokenVerifier
 from libs.common.journal import Journal, Relay
@@ -67,13 +69,15 @@ class Foundation:
         names: Sequence[str],
         parts: Sequence[Part] = (),
         checks: Sequence[Check] = (),
+        writes: Sequence[Path] = (),
         on_access: Callable[[security_pb2.WatchAccessResponse], None] | None = None,
         guard: Guard | None = None,
         bus: Bus | None = None,
     ) -> Service:
         """The service: stores, access, `parts`, Kafka, relay, gRPC, in that order.
 
-        `parts` are the service's own loops and consumers; `checks` its own dependencies. `guard`
+        `parts` are the service's own loops and consumers; `checks` its own dependencies,
+        `writes` the folders that it writes besides its stores. `guard`
         and `bus` are given by a service that makes them itself: security, which is asked by all
         others and asks nobody, and who publishes outside the journal.
         """
@@ -83,6 +87,7 @@ class Foundation:
         if guard is None:
             access = [AccessWatch(self.peers, self.verifier, on_access)]
             guard = Guard(self.verifier, Policy.load(), AuditClient(self.peers, self.clock))
+        disk = Disk.under([self.settings.journal, self.settings.objects], writes)
         health = Health(
             self.service,
             self.clock,
@@ -90,6 +95,7 @@ class Foundation:
                 Check("kafka", bus.ping),
                 Check("journal", self.journal.store.ping),
                 Check("objects", self.objects.ping),
+                *([Check("disk", disk.ping)] if disk.folders else []),
                 *checks,
             ],
             watched=[bus, relay, *access, *parts],

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import grpc.aio
 
 from libs.common.clock import Clock
-from libs.common.errors import BasaltError
+from libs.common.errors import BasaltError, LimitError
 from libs.common.pb.basalt.v1 import health_pb2 as pb
 from libs.common.pb.basalt.v1 import health_pb2_grpc as pb_grpc
 from libs.common.runtime import Part
@@ -63,6 +63,9 @@ class Health(pb_grpc.HealthServiceServicer):
             await asyncio.wait_for(check.ping(), CHECK_TIMEOUT_S)
         except TimeoutError:
             problem = f"No answer within {CHECK_TIMEOUT_S:.0f} s."
+        except LimitError as error:
+            # It is there, and near a limit.
+            return self._component(check.dependency, pb.HEALTH_STATE_DEGRADED, str(error))
         except BasaltError as error:
             problem = str(error)
         except Exception as error:

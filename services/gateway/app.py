@@ -86,6 +86,7 @@ def build(settings: Settings) -> Service:
             Check("dispatcher", dispatcher.ping),
             Check("triton", triton.ping),
         ],
+        writes=[settings.door_folder],
         on_access=lambda change: door.take_access(_access(change)),
     )
 

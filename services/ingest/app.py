@@ -41,4 +41,5 @@ def build(settings: Settings) -> Service:
         register=[servicer.register],
         names=[RPC_NAME],
         parts=[sealing, records],
+        writes=[settings.spool] if settings.spool else [],
     )

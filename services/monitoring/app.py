@@ -8,6 +8,7 @@ from libs.common.bus import Bus
 from libs.common.clock import Clock
 from libs.common.foundation import Foundation
 from libs.common.health import Check
+from libs.common.history import HistoryFile
 from libs.common.http import HttpServer
 from libs.common.rpc import Peers
 from libs.common.runtime import Closing, Loop, Part, Service
@@ -15,7 +16,7 @@ from libs.common.settings import SERVICES
 from services.monitoring.core.alerts import Alerts
 from services.monitoring.core.deadletters import DeadLetters, Replay
 from services.monitoring.core.drift import DriftLimits
-from services.monitoring.core.health import HealthWatch, PlatformHealth
+from services.monitoring.core.health import Changes, HealthWatch, PlatformHealth
 from services.monitoring.core.news import News
 from services.monitoring.core.recording import Recording
 from services.monitoring.core.senders import Senders
@@ -60,8 +61,10 @@ def build(settings: Settings) -> Service:
     router = event_routes(recording, watch, News(alerts), letters)
     bus = Bus(ground.kafka, router, replication=settings.replication)
     store = open_traces(settings, clock)
+    history = HistoryFile(settings.history, SERVICE) if settings.history else None
     rpc = MonitoringRpc(
         health=health,
+        history=history,
         recording=recording,
         watch=watch,
         alerts=alerts,
@@ -70,7 +73,8 @@ def build(settings: Settings) -> Service:
         replay=Replay(journal, ground.objects, bus),
     )
     metrics = metrics_app(meters.exposition, settings.metrics_key.get_secret_value())
-    health_watch = HealthWatch(health, meters, alerts)
+    changes = Changes(history, clock) if history else None
+    health_watch = HealthWatch(health, meters, alerts, changes)
     return ground.build(
         router=router,
         register=[rpc.register],

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from libs.common.events import PredictionSample, PredictionsServed
+from libs.common.history import Happening
 from services.monitoring.core.components import Component
 from services.monitoring.core.drift import DriftReport, Reference
 from services.monitoring.core.serving import Series, Totals
@@ -86,6 +87,16 @@ class ReferenceSource(Protocol):
 class HealthProbe(Protocol):
     async def ask(self, service: str) -> Sequence[Component]:
         """What a service says of itself and its dependencies. Raises BasaltError when it cannot."""
+        ...
+
+
+class History(Protocol):
+    """What happened to the platform, by all who write of it."""
+
+    def note(self, happening: Happening) -> None: ...
+
+    def newest(self, count_max: int) -> Sequence[Happening]:
+        """Newest first."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
@@ -48,6 +49,10 @@ class Settings(CommonSettings):
     )
     drift_alpha: float = Field(
         0.0001, gt=0, lt=0.1, description="The chance that a comparison cries wolf"
+    )
+    history: Path | None = Field(
+        None,
+        description="Folder of what happened to the platform: `basalt status --history`",
     )
     health_interval_s: float = Field(10.0, gt=0, description="Between two looks at every service")
     trace_spans_max: int = Field(500_000, ge=1_000, description="Spans kept; the oldest go first")

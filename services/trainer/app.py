@@ -49,4 +49,5 @@ def build(settings: Settings) -> Service:
         names=[trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].full_name],
         parts=[Worker(journal, tools, clock.new_id(), settings.jobs_at_once)],
         checks=[Check("work", workplace.ping)],
+        writes=[settings.work],
     )

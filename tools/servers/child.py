@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.servers.errors import ServerError
-from tools.servers.waiting import POLL_S, wait_until
+from tools.servers.waiting import POLL_S, slowness, wait_until
 
 LOG_BYTES_MAX = 16 * 1024 * 1024  # A larger log is set aside, once, at the next start.
 LOG_TAIL_BYTES = 16 * 1024
@@ -82,16 +82,28 @@ class Child:
             return False
         return ended is None
 
+    def is_halted(self) -> bool:
+        """Whether somebody stopped it (SIGSTOP): it lives and does nothing."""
+        with contextlib.suppress(OSError, IndexError):
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+            # The name before it may hold anything, blanks and brackets too: proc(5).
+            return stat.rpartition(")")[2].split()[0] in ("T", "t")
+        return False
+
     def wait_until_ready(self, ready: Callable[[], bool], seconds_max: float) -> None:
-        """Return when `ready` holds. When the child dies or is too slow, end it and say why."""
-        deadline = time.monotonic() + seconds_max
+        """Return when `ready` holds. When the child dies or is too slow, end it and say why.
+
+        A busy machine is given longer: to end what is slow and begin again makes it busier.
+        """
+        began = time.monotonic()
         while not ready():
             if not self.alive:
                 status = self._collect()
                 raise self._error(f"ended with status {status} before it was ready")
-            if time.monotonic() >= deadline:
+            took_s = time.monotonic() - began
+            if took_s >= seconds_max * slowness():
                 self.kill()
-                raise self._error(f"was not ready within {seconds_max:g} s")
+                raise self._error(f"was not ready within {took_s:.3g} s")
             time.sleep(POLL_S)
 
     def stop(self, grace_s: float) -> None:

@@ -104,6 +104,10 @@ class Server(ABC):
     def alive(self) -> bool:
         return self._child is not None and self._child.alive
 
+    def is_halted(self) -> bool:
+        """Whether it is there and was stopped (SIGSTOP)."""
+        return self._child is not None and self._child.is_halted()
+
     def __enter__(self) -> Self:
         return self if self.alive else self.start()
 

@@ -7,11 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from libs.common.clock import Clock
-from libs.common.errors import BasaltError
+from libs.common.errors import BasaltError, PreconditionError
+from libs.common.history import Happening
 from libs.common.identity import PLATFORM
+from libs.common.paging import token_number
 from services.monitoring.core.alerts import Alerts
 from services.monitoring.core.components import Component, State
-from services.monitoring.ports import HealthProbe, Meters
+from services.monitoring.ports import HealthProbe, History, Meters
+
+DISK = "disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +56,29 @@ def overall(components: Sequence[Component]) -> State:
 
 
 class HealthWatch:
-    """Looks at the platform again and again: for the meters, and for an alert when a part is down.
+    """Looks at the platform again and again: for the meters, for an alert when a part is down, and
+    for the history, which has a line for each change.
 
     A component is alerted once for each time that it goes down, after two looks: one that is only
     being restarted is not worth waking anybody.
     """
 
-    def __init__(self, health: PlatformHealth, meters: Meters, alerts: Alerts) -> None:
+    def __init__(
+        self, health: PlatformHealth, meters: Meters, alerts: Alerts, changes: Changes | None = None
+    ) -> None:
         self._health = health
         self._meters = meters
         self._alerts = alerts
+        self._changes = changes
         self._down: dict[str, int] = {}
+        self._low = 0
 
     async def look(self) -> None:
         components = await self._health.look()
         self._meters.components(components)
+        if self._changes is not None:
+            self._changes.see(components)
+        await self._tell_of_the_disk(components)
         down = {each.name: each for each in components if each.state is State.NOT_SERVING}
         self._down = {name: self._down.get(name, 0) + 1 for name in down}
         for name, looks in self._down.items():
@@ -77,3 +89,55 @@ class HealthWatch:
                 await self._alerts.raise_once(
                     PLATFORM, cause, "critical", "component.down", name, component.problem
                 )
+
+    async def _tell_of_the_disk(self, components: Sequence[Component]) -> None:
+        """Of little room, while everything still works: later it is too late."""
+        disk = next((each for each in components if each.name == DISK), None)
+        self._low = self._low + 1 if disk and disk.state is State.DEGRADED else 0
+        if disk and self._low == 2:
+            cause = f"low/{DISK}/{disk.checked_at:%Y-%m-%dT%H:%M}"
+            await self._alerts.raise_once(
+                PLATFORM, cause, "warning", "component.low", DISK, disk.problem
+            )
+
+
+class Changes:
+    """Notes when a component stops serving well, and when it does again."""
+
+    def __init__(self, history: History, clock: Clock) -> None:
+        self._history = history
+        self._clock = clock
+        self._wrong: dict[str, tuple[State, float]] = {}
+
+    def see(self, components: Sequence[Component]) -> None:
+        for each in components:
+            known = self._wrong.get(each.name)
+            if each.state is State.SERVING:
+                if known is not None:
+                    self._note(each, "serves again", self._clock.monotonic() - known[1])
+                    del self._wrong[each.name]
+            elif known is None or known[0] is not each.state:
+                since = known[1] if known else self._clock.monotonic()
+                self._wrong[each.name] = (each.state, since)
+                self._note(each, each.state.name.lower().replace("_", " "))
+
+    def _note(self, component: Component, kind: str, took_s: float = 0.0) -> None:
+        self._history.note(
+            Happening(self._clock.now(), component.name, kind, component.problem, "", took_s)
+        )
+
+
+def page_of(history: History | None, size: int, token: str) -> tuple[list[Happening], str]:
+    """A page of what happened, and the token of the next one; its number is of what came before.
+
+    Raises PreconditionError where nobody keeps a history.
+    """
+    if history is None:
+        raise PreconditionError(
+            "This installation keeps no history of the platform.",
+            which="history",
+            next_step="Set BASALT_HISTORY to a folder for monitoring.",
+        )
+    before = token_number(token) if token else 0
+    found = history.newest(before + size + 1)[before:]
+    return list(found[:size]), str(before + size) if len(found) > size else ""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import grpc.aio
 
 from libs.common import identity
+from libs.common.history import Happening
 from libs.common.paging import page_size
 from libs.common.pb.basalt.v1 import health_pb2
 from libs.common.pb.basalt.v1 import monitoring_pb2 as pb
@@ -15,12 +16,13 @@ from libs.common.stores.ports import Entry
 from services.monitoring.core.alerts import Alerts, alert_of
 from services.monitoring.core.components import Component
 from services.monitoring.core.deadletters import DeadLetter, DeadLetters, Replay
-from services.monitoring.core.health import PlatformHealth, overall
+from services.monitoring.core.health import PlatformHealth, overall, page_of
 from services.monitoring.core.recording import Recording
 from services.monitoring.core.serving import ServingFigures
 from services.monitoring.core.spans import Span, TraceSummary
 from services.monitoring.core.traces import Traces
 from services.monitoring.core.watch import DriftAnswer, DriftWatch
+from services.monitoring.ports import History
 
 
 class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
@@ -30,6 +32,7 @@ class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
         self,
         *,
         health: PlatformHealth,
+        history: History | None,
         recording: Recording,
         watch: DriftWatch,
         alerts: Alerts,
@@ -38,6 +41,7 @@ class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
         replay: Replay,
     ) -> None:
         self._health = health
+        self._history = history
         self._recording = recording
         self._watch = watch
         self._alerts = alerts
@@ -55,6 +59,14 @@ class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
         return pb.GetPlatformHealthResponse(
             state=health_pb2.HealthState.Name(overall(components)),
             components=[_component(each) for each in components],
+        )
+
+    async def ListPlatformEvents(  # noqa: N802
+        self, request: pb.ListPlatformEventsRequest, context: Any
+    ) -> pb.ListPlatformEventsResponse:
+        events, token = page_of(self._history, page_size(request.page.size), request.page.token)
+        return pb.ListPlatformEventsResponse(
+            events=[_event(each) for each in events], next_page_token=token
         )
 
     async def GetServingMetrics(  # noqa: N802
@@ -116,6 +128,18 @@ class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
         who = identity.caller()
         letter, already = await self._replay.again(who.tenant, request.id, who.subject)
         return pb.ReplayDeadLetterResponse(letter=_letter(letter), already_replayed=already)
+
+
+def _event(happening: Happening) -> pb.PlatformEvent:
+    event = pb.PlatformEvent(
+        component=happening.component,
+        kind=happening.kind,
+        detail=happening.detail,
+        mended_by=happening.mended_by,
+        took_s=happening.took_s,
+    )
+    event.at.FromDatetime(happening.at)
+    return event
 
 
 def _component(component: Component) -> health_pb2.ComponentHealth:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from libs.common.clock import SystemClock
-from libs.common.errors import DependencyError
+from libs.common.errors import DependencyError, PreconditionError
+from libs.common.history import Happening
 from libs.common.journal import Journal
 from services.monitoring.core.alerts import Alerts
 from services.monitoring.core.components import Component, State
-from services.monitoring.core.health import HealthWatch, PlatformHealth, overall
+from services.monitoring.core.health import Changes, HealthWatch, PlatformHealth, overall, page_of
 from services.monitoring.outbound.prometheus import PrometheusMeters
 from tests.support.served import NOON, open_journal
 
@@ -91,3 +92,61 @@ async def test_a_component_that_stays_down_is_told_once(journal: Journal) -> Non
     assert (alert.state["kind"], alert.state["subject"]) == ("component.down", "kafka")
     assert b'basalt_component_up{name="kafka"} 0.0' in meters.exposition()
     assert b'basalt_component_up{name="ingest"} 1.0' in meters.exposition()
+
+
+class Noted:
+    def __init__(self) -> None:
+        self.happenings: list[Happening] = []
+
+    def note(self, happening: Happening) -> None:
+        self.happenings.append(happening)
+
+    def newest(self, count_max: int) -> list[Happening]:
+        return self.happenings[::-1][:count_max]
+
+    def told(self) -> list[tuple[str, str]]:
+        return [(each.component, each.kind) for each in self.happenings]
+
+
+async def test_each_change_is_a_line_of_the_history(journal: Journal) -> None:
+    reports = Reports(ingest={"ingest": State.SERVING, "kafka": State.SERVING})
+    noted = Noted()
+    changes = Changes(noted, SystemClock())
+    watch = HealthWatch(
+        health(reports, "ingest"), PrometheusMeters(), Alerts(journal, SystemClock()), changes
+    )
+    for state in (State.SERVING, State.DEGRADED, State.DEGRADED, State.NOT_SERVING, State.SERVING):
+        reports.reports["ingest"]["kafka"] = state
+        await watch.look()
+        await watch.look()
+
+    assert noted.told() == [
+        ("kafka", "degraded"),
+        ("kafka", "not serving"),
+        ("kafka", "serves again"),
+    ]
+    assert noted.happenings[-1].took_s > 0
+
+
+async def test_a_disk_that_gets_full_is_alerted_before_it_is(journal: Journal) -> None:
+    reports = Reports(ingest={"ingest": State.SERVING, "disk": State.DEGRADED})
+    watch = HealthWatch(
+        health(reports, "ingest"), PrometheusMeters(), Alerts(journal, SystemClock())
+    )
+    for _ in range(4):
+        await watch.look()
+
+    (alert,) = await journal.history("platform/alerts/log")
+    assert (alert.state["kind"], alert.state["severity"]) == ("component.low", "warning")
+
+
+def test_the_history_is_given_in_pages() -> None:
+    noted = Noted()
+    for number in range(5):
+        noted.note(Happening(SystemClock().now(), f"c{number}", "died"))
+    first, token = page_of(noted, 2, "")
+    second, last = page_of(noted, 3, token)
+    assert [each.component for each in first + second] == ["c4", "c3", "c2", "c1", "c0"]
+    assert last == ""
+    with pytest.raises(PreconditionError, match="keeps no history"):
+        page_of(None, 2, "")

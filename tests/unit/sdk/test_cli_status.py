@@ -3,12 +3,15 @@
 import json
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 import grpc
 import pytest
 
 from basalt.cli import local
 from basalt.pb.basalt.v1 import health_pb2, monitoring_pb2
+from libs.common.history import Happening, HistoryFile
 from tests.support.answering import Answering, RefusalError, answering
 from tests.support.terminal import piped
 from tools.servers.ports import free_ports
@@ -69,3 +72,32 @@ def test_logs_are_where_it_says(server: Answering) -> None:
     shown = piped("status", BASALT_TOKEN="t")
     assert shown.status == 1
     assert f"logs: {os.environ['BASALT_HOME']}/logs.\n" in shown.complaint
+
+
+EVENTS = "basalt.v1.MonitoringService/ListPlatformEvents"
+
+
+def test_history_is_what_monitoring_tells(server: Answering) -> None:
+    event = monitoring_pb2.PlatformEvent(
+        component="kafka", kind="restarted", mended_by="supervisor", took_s=4.25
+    )
+    event.at.GetCurrentTime()
+    answer = monitoring_pb2.ListPlatformEventsResponse(events=[event])
+    server.handlers[EVENTS] = lambda *_: answer
+    shown = piped("status", "--history", BASALT_TOKEN="t")
+    assert shown.status == 0, shown
+    for part in ("kafka", "restarted", "supervisor", "4.2 s"):
+        assert part in shown.output
+    (told,) = json.loads(piped("status", "--history", "--json", BASALT_TOKEN="t").output)
+    assert (told["component"], told["took_s"]) == ("kafka", 4.25)
+
+
+def test_history_is_read_from_the_disk_while_nothing_runs(tmp_path: Path) -> None:
+    down = {"BASALT_ENDPOINT": f"127.0.0.1:{free_ports(1)[0]}", "BASALT_HOME": str(tmp_path)}
+    assert piped("status", "--history", BASALT_TOKEN="t", **down).status == 1
+    file = HistoryFile(tmp_path / "history", "supervisor")
+    file.note(Happening(datetime.now(UTC), "triton", "silent", "It was stopped (SIGSTOP)."))
+    shown = piped("status", "--history", BASALT_TOKEN="t", **down)
+    assert shown.status == 0, shown
+    assert "triton" in shown.output
+    assert "SIGSTOP" in shown.output

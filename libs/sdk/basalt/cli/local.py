@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import socket
+from typing import Any
 
 from basalt import session
 from basalt.pb.basalt.v1 import health_pb2, monitoring_pb2
@@ -61,6 +62,23 @@ def seen_from_outside(endpoint: str, silence: str = "") -> monitoring_pb2.GetPla
     return monitoring_pb2.GetPlatformHealthResponse(
         state=components[0].state, components=components
     )
+
+
+def happened(count_max: int) -> list[monitoring_pb2.PlatformEvent]:
+    """What happened to the installation of this machine, newest first; it need not run."""
+    try:
+        from standalone.looking import happened as look
+    except ImportError:  # Only the client is installed here.
+        return []
+    return [_event(each) for each in look(session.installation(), count_max)]
+
+
+def _event(said: dict[str, Any]) -> monitoring_pb2.PlatformEvent:
+    event = monitoring_pb2.PlatformEvent(
+        **{name: value for name, value in said.items() if name != "at"}
+    )
+    event.at.FromDatetime(said["at"])
+    return event
 
 
 def _processes() -> dict[str, str]:

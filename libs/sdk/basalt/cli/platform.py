@@ -21,10 +21,11 @@ from basalt.cli.output import (
     say,
     table,
     told,
+    when,
     word,
 )
 from basalt.errors import BasaltError
-from basalt.pb.basalt.v1 import health_pb2, monitoring_pb2
+from basalt.pb.basalt.v1 import common_pb2, health_pb2, monitoring_pb2
 
 if TYPE_CHECKING:
     from tools.servers.errors import ServerError
@@ -40,6 +41,7 @@ MARKS = {
     health_pb2.HEALTH_STATE_DEGRADED: Text("●", style="yellow"),
     health_pb2.HEALTH_STATE_NOT_SERVING: Text("●", style="red"),
 }
+HISTORY_EVENTS_MAX = 100
 START = "Start it with `basalt up`, or give the address of another in BASALT_ENDPOINT."
 LOOK = "What is wrong stands above. While `basalt up` runs it brings back what died; try again."
 # With these the platform itself cannot say what is wrong with it.
@@ -126,13 +128,22 @@ def _not_installed(error: ImportError, next_step: str) -> BasaltError:
     return BasaltError(what, code="FAILED_PRECONDITION", which=missing, next_step=next_step)
 
 
-def status(json: Json = False) -> None:
+def status(
+    history: Annotated[
+        bool, typer.Option("--history", help="What happened: faults, and what mended them.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show every service and dependency, the wrong ones first.
 
-    Exits 1 when something is wrong. Without a login it is seen from outside only.
+    Exits 1 when something is wrong. Without a login it is seen from outside only. The history can
+    be read on the platform's own machine also while it is down.
 
-    Example: basalt status
+    Example: basalt status --history
     """
+    if history:
+        _history(json)
+        return
     try:
         with platform() as client:
             health = client.call(
@@ -153,6 +164,43 @@ def status(json: Json = False) -> None:
         raise typer.Exit(1)
     if not json:
         done("Everything serves.")
+
+
+def _history(json: bool) -> None:
+    try:
+        with platform() as client:
+            answer = client.call(
+                client.monitoring.ListPlatformEvents,
+                monitoring_pb2.ListPlatformEventsRequest(
+                    page=common_pb2.PageRequest(size=HISTORY_EVENTS_MAX)
+                ),
+            )
+        events = list(answer.events)
+    except BasaltError as error:
+        events = local.happened(HISTORY_EVENTS_MAX) if error.code in SILENT else []
+        if not events:
+            raise
+    if json:
+        as_json(events)
+        return
+    if not events:
+        done("Nothing happened so far.")
+        return
+    table(
+        "What happened",
+        ("at", "component", "what", "details", "mended by", "after"),
+        (
+            (
+                when(each.at),
+                each.component,
+                each.kind,
+                each.detail,
+                each.mended_by,
+                f"{each.took_s:.1f} s" if each.took_s else "",
+            )
+            for each in events
+        ),
+    )
 
 
 def _outside(error: BasaltError, json: bool) -> None:

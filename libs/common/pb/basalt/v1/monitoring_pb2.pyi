@@ -23,6 +23,36 @@ class GetPlatformHealthResponse(_message.Message):
     components: _containers.RepeatedCompositeFieldContainer[_health_pb2.ComponentHealth]
     def __init__(self, state: _Optional[_Union[_health_pb2.HealthState, str]] = ..., components: _Optional[_Iterable[_Union[_health_pb2.ComponentHealth, _Mapping]]] = ...) -> None: ...
 
+class PlatformEvent(_message.Message):
+    __slots__ = ("at", "component", "kind", "detail", "mended_by", "took_s")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    COMPONENT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    MENDED_BY_FIELD_NUMBER: _ClassVar[int]
+    TOOK_S_FIELD_NUMBER: _ClassVar[int]
+    at: _timestamp_pb2.Timestamp
+    component: str
+    kind: str
+    detail: str
+    mended_by: str
+    took_s: float
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., component: _Optional[str] = ..., kind: _Optional[str] = ..., detail: _Optional[str] = ..., mended_by: _Optional[str] = ..., took_s: _Optional[float] = ...) -> None: ...
+
+class ListPlatformEventsRequest(_message.Message):
+    __slots__ = ("page",)
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    page: _common_pb2.PageRequest
+    def __init__(self, page: _Optional[_Union[_common_pb2.PageRequest, _Mapping]] = ...) -> None: ...
+
+class ListPlatformEventsResponse(_message.Message):
+    __slots__ = ("events", "next_page_token")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[PlatformEvent]
+    next_page_token: str
+    def __init__(self, events: _Optional[_Iterable[_Union[PlatformEvent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
 class ServingMetrics(_message.Message):
     __slots__ = ("model", "version", "requests", "errors_by_code", "requests_per_second", "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "since", "rows", "rows_per_second", "error_rate", "load")
     class ErrorsByCodeEntry(_message.Message):

@@ -69,6 +69,11 @@ class MonitoringServiceStub:
                 request_serializer=basalt_dot_v1_dot_monitoring__pb2.ListDeadLettersRequest.SerializeToString,
                 response_deserializer=basalt_dot_v1_dot_monitoring__pb2.ListDeadLettersResponse.FromString,
                 _registered_method=True)
+        self.ListPlatformEvents = channel.unary_unary(
+                '/basalt.v1.MonitoringService/ListPlatformEvents',
+                request_serializer=basalt_dot_v1_dot_monitoring__pb2.ListPlatformEventsRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_monitoring__pb2.ListPlatformEventsResponse.FromString,
+                _registered_method=True)
         self.ReplayDeadLetter = channel.unary_unary(
                 '/basalt.v1.MonitoringService/ReplayDeadLetter',
                 request_serializer=basalt_dot_v1_dot_monitoring__pb2.ReplayDeadLetterRequest.SerializeToString,
@@ -128,6 +133,13 @@ class MonitoringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPlatformEvents(self, request, context):
+        """What happened to the platform, newest first: each fault, and what mended it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReplayDeadLetter(self, request, context):
         """Publishes a dead letter to the topic it came from again.
         """
@@ -172,6 +184,11 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
                     servicer.ListDeadLetters,
                     request_deserializer=basalt_dot_v1_dot_monitoring__pb2.ListDeadLettersRequest.FromString,
                     response_serializer=basalt_dot_v1_dot_monitoring__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'ListPlatformEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlatformEvents,
+                    request_deserializer=basalt_dot_v1_dot_monitoring__pb2.ListPlatformEventsRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_monitoring__pb2.ListPlatformEventsResponse.SerializeToString,
             ),
             'ReplayDeadLetter': grpc.unary_unary_rpc_method_handler(
                     servicer.ReplayDeadLetter,
@@ -368,6 +385,33 @@ class MonitoringService:
             '/basalt.v1.MonitoringService/ListDeadLetters',
             basalt_dot_v1_dot_monitoring__pb2.ListDeadLettersRequest.SerializeToString,
             basalt_dot_v1_dot_monitoring__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlatformEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.MonitoringService/ListPlatformEvents',
+            basalt_dot_v1_dot_monitoring__pb2.ListPlatformEventsRequest.SerializeToString,
+            basalt_dot_v1_dot_monitoring__pb2.ListPlatformEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,
