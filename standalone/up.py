@@ -32,6 +32,7 @@ STATES = {
     "starting": Text("◌ starting", style="yellow"),
     "ready": Text("● ready", style="green"),
     "died": Text("● died, coming back", style="red"),
+    "silent": Text("● does not answer, coming back", style="red"),
     "failed": Text("● did not come back", style="red"),
     "stopped": Text("○ stopped", style="dim"),
 }

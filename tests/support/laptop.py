@@ -33,6 +33,7 @@ EDITIONS = ["laptop", pytest.param("real", marks=pytest.mark.real)]
 PLATFORM_TESTS = (
     "tests/e2e/",
     "tests/flow/test_one_trace.py",
+    "tests/faults/test_comes_back.py",
     "tests/faults/test_dependencies_down.py",
     "tests/faults/test_story_survives.py",
 )
@@ -84,11 +85,16 @@ class Laptop:
         return pid
 
     def freeze(self, name: str) -> None:
-        """SIGSTOP: it is there and does not answer, and nobody brings it back."""
-        os.kill(self.process(name).pid, signal.SIGSTOP)
+        """SIGSTOP: it is there and does not answer, and nobody notices until `thaw`."""
+        process = self.process(name)
+        process.answers = lambda: True  # pyright: ignore[reportAttributeAccessIssue]
+        process.is_halted = lambda: False  # pyright: ignore[reportAttributeAccessIssue]
+        os.kill(process.pid, signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        os.kill(self.process(name).pid, signal.SIGCONT)
+        process = self.process(name)
+        os.kill(process.pid, signal.SIGCONT)
+        del process.answers, process.is_halted
 
     @contextmanager
     def without(self, name: str) -> Iterator[None]:

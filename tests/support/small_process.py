@@ -2,11 +2,12 @@
 
 It serves (accepts connections) `delay` seconds after its start, unless its file says otherwise:
 "die" ends it at once, "hang" keeps it from ever serving, "stubborn" makes it deaf to SIGTERM. Every
-start is noted.
+start is noted. It answers who connects by one byte, unless its file says "silent" by then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -29,6 +30,11 @@ def main() -> None:
         signal.sigtimedwait((), float(os.environ["BASALT_TEST_DELAY"]))
         server = socket.create_server(("127.0.0.1", int(os.environ["BASALT_TEST_PORT"])))
         server.listen()
+        while True:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                if (folder / "behaviour").read_text() != "silent":
+                    connection.sendall(b".")
     while True:
         signal.pause()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,14 +14,24 @@ from pathlib import Path
 import psutil
 import pytest
 
+from libs.common.history import read
 from standalone.home import Home
 from standalone.processes import Edition, ServiceProcess
 from standalone.supervisor import Supervisor
 from tests.support.eventually import eventually
 from tools.servers.errors import ServerError
-from tools.servers.ports import answers, free_ports
+from tools.servers.ports import LOOPBACK, answers, free_ports
 
 MODULE = "tests.support.small_process"
+
+
+def says_something(port: int) -> bool:
+    """A real call: that the kernel takes the connection says nothing of the process."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=0.5) as connection:
+            return connection.recv(1) != b""
+    except OSError:
+        return False
 
 
 class Small:
@@ -62,7 +73,7 @@ class Small:
                 "BASALT_TEST_DELAY": str(delay_s),
             },
             log=folder / "log",
-            ready=lambda: answers(port),
+            ready=lambda: says_something(port),
         )
 
     def behave(self, name: str, behaviour: str) -> None:
@@ -126,6 +137,61 @@ async def test_killed_process_comes_back(small: Small) -> None:
         assert answers(int(small.processes["b"].environment["BASALT_TEST_PORT"]))
     assert small.states("b").count("died") == 2
     assert len(small.starts("a")) == 1
+    await small.supervisor.stop()
+
+
+async def test_process_that_does_not_answer_is_brought_back_alone(small: Small) -> None:
+    await small.supervisor.start()
+    small.behave("b", "silent")
+    await eventually(lambda: "silent" in small.states("b"), within_s=30)
+    small.behave("b", "serve")
+    await eventually(lambda: small.states("b").count("ready") == 2, within_s=30)
+    assert [len(small.starts(name)) for name in "abcd"] == [1, 2, 1, 1]
+    await small.supervisor.stop()
+    faults = [(each.component, each.kind) for each in read(small.home.history, 10)]
+    assert faults == [("b", "restarted"), ("b", "silent")]
+
+
+@pytest.mark.parametrize("name", ["a", "d"])
+async def test_stopped_process_is_ended_and_brought_back(small: Small, name: str) -> None:
+    await small.supervisor.start()
+    pid = small.processes[name].pid
+    os.kill(pid, signal.SIGSTOP)
+    await eventually(lambda: small.states(name).count("ready") == 2, within_s=30)
+    assert small.processes[name].pid != pid
+    detail = next(detail for each, state, detail in small.reports if state == "silent")
+    assert "SIGSTOP" in detail
+    await small.supervisor.stop()
+
+
+async def test_what_all_leave_unanswered_is_brought_back_one_after_the_other(small: Small) -> None:
+    await small.supervisor.start()
+    for name in small.processes:
+        small.behave(name, "silent")
+    await eventually(lambda: any(state == "silent" for _, state, _ in small.reports), within_s=30)
+    for name in small.processes:
+        small.behave(name, "serve")
+    await eventually(
+        lambda: (
+            small.states(small.reports[-1][0])[-1] == "ready"
+            and not any(small.states(name)[-1] != "ready" for name in small.processes)
+        ),
+        within_s=30,
+    )
+    # Those that were late for the first one's sake were not ended.
+    assert sum(len(small.starts(name)) for name in small.processes) == 5
+    await small.supervisor.stop()
+
+
+async def test_history_tells_what_died_and_how_long_it_was_away(small: Small) -> None:
+    await small.supervisor.start()
+    os.kill(small.processes["c"].pid, signal.SIGKILL)
+    await eventually(lambda: small.states("c").count("ready") == 2)
+    restarted, died = read(small.home.history, 10)
+    assert (died.component, died.kind) == ("c", "died")
+    assert (restarted.component, restarted.kind) == ("c", "restarted")
+    assert restarted.mended_by == "supervisor"
+    assert 0 < restarted.took_s < 60
     await small.supervisor.stop()
 
 
