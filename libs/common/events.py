@@ -61,6 +61,16 @@ class ModelSigned(Event):
     key_id: str
 
 
+class ForeignModelFound(Event):
+    """Triton held something that `inference` had not loaded, and it was taken out.
+
+    `name` is what it answered to; `tenant` is the platform's own, unless the name is one of theirs.
+    """
+
+    name: str
+    what: str
+
+
 class DeployedVariant(BaseModel):
     model_config = ConfigDict(frozen=True)
 

@@ -50,6 +50,7 @@ TRAINING_FAILED    = Topic("training.failed.v1",    events.TrainingFailed,    "t
 MODEL_GATED        = Topic("model.gated.v1",        events.ModelGated,        "inference",  ("monitoring",),              ("tenant", "model"),   DAYS_7)
 MODEL_SIGNED       = Topic("model.signed.v1",       events.ModelSigned,       "inference",  ("monitoring",),              ("tenant", "model"),   DAYS_7)
 DEPLOYMENT_CHANGED = Topic("deployment.changed.v1", events.DeploymentChanged, "inference",  ("gateway", "monitoring"),    ("tenant", "model"),   DAYS_7)
+FOREIGN_MODEL      = Topic("model.foreign.v1",      events.ForeignModelFound, "inference",  ("monitoring",),              ("tenant", "name"),    DAYS_7)
 PREDICTIONS_SERVED = Topic("predictions.served.v1", events.PredictionsServed, "gateway",    ("monitoring",),              ("tenant", "model"),   DAY_1)
 DRIFT_DETECTED     = Topic("drift.detected.v1",     events.DriftDetected,     "monitoring", ("trainer",),                 ("tenant", "model"),   DAYS_7)
 ALERT_RAISED       = Topic("alert.raised.v1",       events.AlertRaised,       "monitoring", (),                           ("tenant", "subject"), DAYS_7)
@@ -63,6 +64,7 @@ TOPICS: tuple[Topic, ...] = (
     MODEL_GATED,
     MODEL_SIGNED,
     DEPLOYMENT_CHANGED,
+    FOREIGN_MODEL,
     PREDICTIONS_SERVED,
     DRIFT_DETECTED,
     ALERT_RAISED,

@@ -6,6 +6,7 @@ from libs.common.foundation import Foundation
 from libs.common.health import Check
 from libs.common.runtime import Loop, Service
 from libs.common.stores.ports import Entry
+from services.inference.core.alarms import Alarms
 from services.inference.core.artifacts import Artifacts
 from services.inference.core.catalogue import Catalogue
 from services.inference.core.gates import Gates
@@ -18,7 +19,7 @@ from services.inference.core.serving import Serving
 from services.inference.inbound.events import event_routes
 from services.inference.inbound.rpc import Deployments, Models
 from services.inference.outbound.evaluation import ProcessEvaluator
-from services.inference.outbound.security import PublishedKeys, SecuritySigner
+from services.inference.outbound.security import PublishedKeys, SecurityAudit, SecuritySigner
 from services.inference.outbound.trainer import TrainerCandidates
 from services.inference.outbound.triton import Triton
 from services.inference.settings import Settings
@@ -33,11 +34,15 @@ def build(settings: Settings) -> Service:
     triton = Triton(
         settings.triton,
         settings.triton_control_key.get_secret_value(),
+        secret=settings.service_credential.get_secret_value().encode(),
         backend=settings.triton_backend,
         kind=settings.triton_instances,
     )
     artifacts = Artifacts(objects, PublishedKeys(peers, clock))
-    reconciler = Reconciler(journal, triton, artifacts, clock, keep_versions=settings.keep_versions)
+    alarms = Alarms(journal, clock, SecurityAudit(peers))
+    reconciler = Reconciler(
+        journal, triton, artifacts, clock, alarms, keep_versions=settings.keep_versions
+    )
     gates = Loop("gates", Gates(journal, clock, artifacts, ProcessEvaluator()).work, GATES_S)
 
     def wake_gates(entry: Entry) -> None:
@@ -45,7 +50,7 @@ def build(settings: Settings) -> Service:
             gates.wake()
 
     journal.listen(wake_gates)
-    rollout = Rollout(journal, clock)
+    rollout = Rollout(journal, clock, reconciler)
     models = Models(
         Catalogue(journal),
         Review(journal, clock, objects, artifacts, SecuritySigner(peers)),

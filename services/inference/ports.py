@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from libs.common.errors import IntegrityError, PreconditionError
+from libs.common.events import ForeignModelFound
 from services.inference.core.manifest import File, Tensor
 
 
@@ -105,18 +107,37 @@ class Servable:
     batch_size_max: int
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One load of this service, whichever of its processes did it: of what, and which."""
+
+    manifest_sha256: str
+    load: str
+
+
+class ForeignModelError(IntegrityError):
+    """What answers to a name is no load of this service."""
+
+
+class SilentModelError(PreconditionError):
+    """What is loaded does not answer any more."""
+
+
 class ModelServer(Protocol):
     """Triton. Every method raises DependencyError when it cannot be reached."""
 
-    async def ready(self) -> frozenset[str]:
-        """The internal names of what answers at this moment."""
+    async def held(self) -> Mapping[str, int]:
+        """The name of everything loaded, with how often it was executed since it was loaded."""
         ...
 
-    async def loaded_digest(self, name: str) -> str:
-        """The manifest digest that `load` left with it; "" if somebody else loaded it."""
+    async def examine(self, name: str) -> Loaded:
+        """Which load it is, proven at this moment by a real call.
+
+        Raises ForeignModelError, SilentModelError, or PreconditionError when it is not loaded.
+        """
         ...
 
-    async def load(self, servable: Servable) -> None:
+    async def load(self, servable: Servable) -> Loaded:
         """Returns when it answers. Raises PreconditionError with the server's reason."""
         ...
 
@@ -125,3 +146,9 @@ class ModelServer(Protocol):
         ...
 
     async def ping(self) -> None: ...
+
+
+class Auditor(Protocol):
+    async def record(self, found: ForeignModelFound) -> None:
+        """Puts it into the audit log; the same again changes nothing. Raises DependencyError."""
+        ...

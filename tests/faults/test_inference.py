@@ -165,25 +165,27 @@ async def test_a_killed_triton_has_its_models_back_by_itself(
     await eventually(without_problem)
 
 
-async def test_while_triton_is_away_the_deployment_says_so(
+async def test_while_triton_is_away_nothing_is_deployed_and_the_answer_says_why(
     inference: Inference, own_triton: Triton
 ) -> None:
     await inference.signed(Candidate(), 1)
     await asyncio.to_thread(own_triton.kill)
 
-    ops = await inference.as_user("ops")
-    answer = await inference.deployments.Deploy(
-        pb.DeployRequest(model="boxes", version=1), **ops, timeout=4
-    )
-
-    assert "Triton" in answer.deployment.problem
-    assert answer.deployment.revision == 1
+    with pytest.raises(grpc.aio.AioRpcError, match="Triton cannot be reached") as refusal:
+        await inference.deploy(1)
+    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(grpc.aio.AioRpcError, match="never deployed"):
+        await deployed(inference)
     await asyncio.to_thread(own_triton.start)
 
     async def served() -> bool:
-        return await answers(own_triton, "acme--boxes--v1") == [1, 0]
+        try:
+            return (await inference.deploy(1)).problem == ""
+        except grpc.aio.AioRpcError:
+            return False
 
     await eventually(served, within_s=30)
+    assert await answers(own_triton, "acme--boxes--v1") == [1, 0]
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "reference.parquet", "manifest.json"])
@@ -197,10 +199,12 @@ async def test_one_flipped_bit_is_refused_at_load(
     digests["manifest.json"] = version.manifest_sha256
     flip_one_bit(security.folder / "objects/inference/acme/models" / digests[file])
 
-    deployment = await inference.deploy(2)
+    promise = f"{file} of boxes version 2 is not what was promised"
+    with pytest.raises(grpc.aio.AioRpcError, match=promise) as refusal:
+        await inference.deploy(2)
 
-    assert f"{file} of boxes version 2 is not what was promised" in deployment.problem
-    assert [each.ready for each in deployment.variants] == [False]
+    assert refusal.value.code() is grpc.StatusCode.DATA_LOSS
+    assert (await deployed(inference)).revision == 1
     assert await answers(own_triton, "acme--boxes--v2") is None
     # What was in service before serves on.
     [route] = (await inference.routes()).routes

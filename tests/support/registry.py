@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from libs.common.clock import Clock, SystemClock
-from libs.common.errors import DependencyError
+from libs.common.errors import DependencyError, PreconditionError
+from libs.common.events import ForeignModelFound
 from libs.common.journal import Journal
 from libs.common.signing import verify_manifest
 from libs.common.stores.directory import DirectoryObjects
 from libs.common.stores.ports import JournalStore
 from libs.common.stores.sqlite import SqliteJournal
 from services.inference.core import names, versions
+from services.inference.core.alarms import Alarms
 from services.inference.core.artifacts import Artifacts
 from services.inference.core.catalogue import Catalogue
 from services.inference.core.gates import Gates
@@ -20,15 +22,18 @@ from services.inference.core.history import History
 from services.inference.core.reconciler import Reconciler
 from services.inference.core.registration import Registration
 from services.inference.core.review import Review
-from services.inference.core.rollout import Rollout
+from services.inference.core.rollout import Readiness, Rollout
 from services.inference.core.versions import ModelVersion
 from services.inference.ports import (
     Evaluator,
+    ForeignModelError,
+    Loaded,
     Measurement,
     ModelServer,
     Question,
     Servable,
     Signature,
+    SilentModelError,
 )
 from services.security.outbound.model_signatures import OpenSsfSigner
 from tests.support.candidates import Candidate, MemoryCandidates
@@ -78,34 +83,84 @@ class MemoryModelServer:
 
     loaded: dict[str, Servable] = field(default_factory=dict)
     loads: list[str] = field(default_factory=list)
+    # Of each load, what it would prove; a foreign one has nothing to prove.
+    proofs: dict[str, Loaded] = field(default_factory=dict)
+    executions: dict[str, int] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
     reachable: bool = True
 
-    async def ready(self) -> frozenset[str]:
+    async def held(self) -> dict[str, int]:
         self._answer()
-        return frozenset(self.loaded)
+        return dict.fromkeys(self.loaded, 0) | self.executions
 
-    async def loaded_digest(self, name: str) -> str:
+    async def examine(self, name: str) -> Loaded:
         self._answer()
-        return self.loaded[name].manifest_sha256
+        if name not in self.loaded:
+            raise PreconditionError(f"{name} is not loaded.", which=name)
+        if name in self.silent:
+            raise SilentModelError("Its process has ended.", which=name)
+        if name not in self.proofs:
+            raise ForeignModelError("It is none of ours.", which=name)
+        return self.proofs[name]
 
-    async def load(self, servable: Servable) -> None:
+    async def load(self, servable: Servable) -> Loaded:
         self._answer()
         self.loads.append(servable.name)
+        self.unload_now(servable.name)
         self.loaded[servable.name] = servable
+        loaded = Loaded(servable.manifest_sha256, str(len(self.loads)))
+        self.proofs[servable.name] = loaded
+        return loaded
 
     async def unload(self, name: str) -> None:
         self._answer()
-        self.loaded.pop(name, None)
+        self.unload_now(name)
+
+    def unload_now(self, name: str) -> None:
+        for known in (self.loaded, self.proofs, self.executions):
+            known.pop(name, None)
+        self.silent.discard(name)
 
     async def ping(self) -> None:
         self._answer()
 
     def kill(self) -> None:
-        self.loaded.clear()
+        for name in list(self.loaded):
+            self.unload_now(name)
+
+    def load_foreign(self, name: str, servable: Servable) -> None:
+        """Somebody else loads something under the name."""
+        self.unload_now(name)
+        self.loaded[name] = servable
 
     def _answer(self) -> None:
         if not self.reachable:
             raise DependencyError("Triton cannot be reached.", which="triton")
+
+
+class MemoryAuditor:
+    def __init__(self) -> None:
+        self.records: list[ForeignModelFound] = []
+        self.reachable = True
+
+    async def record(self, found: ForeignModelFound) -> None:
+        if not self.reachable:
+            raise DependencyError("The service security cannot be reached.", which="security")
+        if found not in self.records:
+            self.records.append(found)
+
+
+@dataclass(frozen=True)
+class VerifiedAlone:
+    """Readiness of a registry without a reconciler that runs: what is signed counts as loaded."""
+
+    registry: Registry
+
+    async def prepare(self, tenant: str, model: str, numbers: frozenset[int]) -> None:
+        for number in numbers:
+            version = await self.registry.version(number, model, tenant)
+            signed = await self.registry.artifacts.signed(version)
+            await self.registry.artifacts.servable(signed, version)
 
 
 class Registry:
@@ -118,6 +173,7 @@ class Registry:
         evaluator: Evaluator | None = None,
         server: ModelServer | None = None,
         clock: Clock | None = None,
+        readiness: Readiness | None = None,
         unload_delay_s: float = 0.0,
     ) -> None:
         self.clock = clock or SystemClock()
@@ -136,11 +192,24 @@ class Registry:
             self.journal, self.clock, self.objects, self.artifacts, self.signatures
         )
         self.catalogue = Catalogue(self.journal)
-        self.rollout = Rollout(self.journal, self.clock)
+        self.rollout = Rollout(self.journal, self.clock, readiness or VerifiedAlone(self))
         self.history = History(self.rollout)
-        self.reconciler = Reconciler(
-            self.journal, self.server, self.artifacts, self.clock, unload_delay_s=unload_delay_s
+        self.auditor = MemoryAuditor()
+        self.reconciler = self.new_reconciler(unload_delay_s)
+
+    def new_reconciler(self, unload_delay_s: float) -> Reconciler:
+        return Reconciler(
+            self.journal,
+            self.server,
+            self.artifacts,
+            self.clock,
+            Alarms(self.journal, self.clock, self.auditor),
+            unload_delay_s=unload_delay_s,
         )
+
+    async def servable(self, version: ModelVersion) -> Servable:
+        signed = await self.artifacts.signed(version)
+        return await self.artifacts.servable(signed, version)
 
     async def register(self, candidate: Candidate) -> ModelVersion:
         self.candidates.add(candidate)
@@ -164,7 +233,8 @@ class Registry:
         return versions.of(await versions.find(self.journal, tenant, model, number))
 
     def object_path(self, version: ModelVersion, file: str) -> Path:
-        return self.objects_folder / names.object_key(version.tenant, version.file(file).sha256)
+        digest = next(each.sha256 for each in version.files if each.name == file)
+        return self.objects_folder / names.object_key(version.tenant, digest)
 
     async def close(self) -> None:
         await self.reconciler.stop()

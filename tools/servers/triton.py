@@ -32,7 +32,7 @@ LOCK = Path(__file__).with_name("triton.requirements.lock")
 ENVIRONMENT_BYTES = 700 * 1024 * 1024
 INSTALL_S_MAX = 1_200.0
 CONTROL_KEY_NAME = "basalt-control"
-RESTRICTED = "model-repository,shared-memory,trace,logging"
+RESTRICTED = "model-repository,model-config,shared-memory,trace,logging"
 EXIT_S_MAX = 5  # What Triton grants requests in flight when it is stopped.
 SERVER_READY = "/inference.GRPCInferenceService/ServerReady"
 READY = b"\x08\x01"  # ServerReadyResponse(ready=True) on the wire.

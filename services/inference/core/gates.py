@@ -14,8 +14,8 @@ from libs.common.events import ModelGated
 from libs.common.journal import Change, Journal
 from libs.common.stores.ports import Entry
 from services.inference.core import deployments, names, versions
-from services.inference.core.artifacts import Artifacts
-from services.inference.core.manifest import EVALUATION, MODEL, Manifest, parse
+from services.inference.core.artifacts import Artifacts, require_alike
+from services.inference.core.manifest import EVALUATION, MODEL, Manifest
 from services.inference.core.versions import GateResult, ModelVersion, Stage
 from services.inference.ports import Evaluator, Measurement, Question
 
@@ -50,7 +50,8 @@ class Gates:
             raise failure
 
     async def judge(self, version: ModelVersion) -> Entry:
-        manifest = parse(await self.artifacts.manifest(version), version.manifest_sha256)
+        manifest = await self.artifacts.described(version)
+        require_alike(version, manifest)
         champion = await self._champion(version)
         measured = await self.evaluator.measure(await self._question(version, manifest, champion))
         results = tuple(results_of(measured, manifest, champion.label if champion else ""))
@@ -94,17 +95,18 @@ class Gates:
         self, version: ModelVersion, manifest: Manifest, champion: ModelVersion | None
     ) -> Question:
         fairness = manifest.gates.fairness
+        served = await self.artifacts.described(champion) if champion else None
         return Question(
             model=await self.artifacts.file(version, MODEL),
             evaluation=await self.artifacts.file(version, EVALUATION),
-            inputs=version.inputs,
-            outputs=version.outputs,
-            features=version.features,
-            classes=version.classes,
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            features=manifest.features,
+            classes=manifest.classes,
             group=fairness.column if fairness else "",
-            positive=max(len(version.classes) - 1, 1),
+            positive=max(len(manifest.classes) - 1, 1),
             champion=await self.artifacts.file(champion, MODEL) if champion else None,
-            champion_features=champion.features if champion else (),
+            champion_features=served.features if served else (),
         )
 
 

@@ -6,6 +6,7 @@ The files' names and digests bind; its metrics are claims, which the gates measu
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -123,6 +124,14 @@ class Manifest(_Frozen):
 
     def file(self, name: str) -> File:
         return next(file for file in self.files if file.name == name)
+
+
+def answers(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The outputs as callers get them: Triton gives each row at least one dimension."""
+    return tuple(
+        output if len(output.shape) > 1 else output.model_copy(update={"shape": (-1, 1)})
+        for output in outputs
+    )
 
 
 def parse(content: bytes, sha256: str) -> Manifest:

@@ -2,6 +2,7 @@
 
     deployments (journal) ──▶ what to hold loaded ──▶ fetch, verify, load ──▶ ready ──▶ routes
                                                    unload, a while after it left the routes
+    what Triton holds ──▶ is it ours, does it answer? ──▶ foreign: unload at once, tell people
 
 A round looks at everything again, so whatever got lost (Triton's memory, a message, this process)
 is made good by the next one. Several processes may do this at the same time: a load that happens
@@ -11,22 +12,31 @@ twice changes nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from dataclasses import dataclass
+from itertools import chain
 
 import structlog
 
 from libs.common import telemetry
 from libs.common.clock import Clock
-from libs.common.errors import BasaltError, DependencyError
+from libs.common.errors import (
+    BasaltError,
+    DeadlineError,
+    DependencyError,
+    IntegrityError,
+    InternalError,
+)
 from libs.common.journal import Journal
 from libs.common.runtime import Loop
 from libs.common.stores.ports import Entry
-from services.inference.core import deployments, names, routes, versions
+from services.inference.core import deployments, names, routes
+from services.inference.core.alarms import Alarms, Finding
 from services.inference.core.artifacts import Artifacts
 from services.inference.core.deployments import Revision
+from services.inference.core.inspection import Inspection
 from services.inference.core.routes import Table
-from services.inference.core.versions import ModelVersion
+from services.inference.core.verification import Verification
 from services.inference.ports import ModelServer
 
 # Another process's deployment and a Triton that came back are seen within this.
@@ -37,6 +47,10 @@ LOADS_AT_ONCE_MAX = 2
 RETRY_S = 1.0
 RETRY_S_MAX = 60.0
 STOP_S_MAX = 5.0
+# How long a change of a deployment waits until what it asks for can serve.
+PREPARE_S_MAX = 20.0
+# What was made ready for a change stays loaded for this long, whether or not the change came.
+PREPARED_S = 600.0
 
 log = structlog.get_logger(__name__)
 
@@ -45,10 +59,14 @@ log = structlog.get_logger(__name__)
 class Failure:
     """A load that failed. `broken`: by what the version is, so only another one will help."""
 
-    problem: str
+    error: BasaltError
     broken: bool
     pause_s: float
     again_at: float
+
+    @property
+    def problem(self) -> str:
+        return str(self.error)
 
 
 class Reconciler:
@@ -60,6 +78,7 @@ class Reconciler:
         server: ModelServer,
         artifacts: Artifacts,
         clock: Clock,
+        alarms: Alarms,
         *,
         keep_versions: int = 2,
         unload_delay_s: float = UNLOAD_DELAY_S,
@@ -68,15 +87,19 @@ class Reconciler:
         self._server = server
         self._artifacts = artifacts
         self._clock = clock
+        self._alarms = alarms
         self._keep_versions = keep_versions
         self._unload_delay_s = unload_delay_s
         self._loop = Loop("reconciler", self.round, ROUND_S)
         self._loads_at_once = asyncio.Semaphore(LOADS_AT_ONCE_MAX)
+        self._inspection = Inspection(server, clock, self._loop.wake)
         self._histories: dict[str, list[Revision]] = {}
-        self._versions: dict[str, ModelVersion] = {}
-        # What answers in Triton at this moment, and the part of it that this code put there.
-        self._ready: frozenset[str] = frozenset()
+        self._verification = Verification(journal, artifacts, clock)
+        # What Triton holds at this moment, and the part of it that this code put there, that
+        # answers, and whose signature holds.
+        self._held: frozenset[str] = frozenset()
         self._ours: frozenset[str] = frozenset()
+        self._prepared: dict[str, float] = {}
         self._undecided: frozenset[str] = frozenset()
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, Failure] = {}
@@ -90,16 +113,18 @@ class Reconciler:
     @property
     def problem(self) -> str:
         failures = (failure.problem for failure in self._failures.values())
-        return " ".join(filter(None, [self._unreachable, self._loop.problem, *failures]))
+        silent = map(self._silence, self._inspection.silent)
+        told = [self._unreachable, self._loop.problem, self._alarms.problem, *silent, *failures]
+        return " ".join(filter(None, told))
 
     async def start(self) -> None:
         await self._loop.start()
 
     async def stop(self) -> None:
         await self._loop.stop()
-        if self._loads:
+        if under_way := [*self._loads.values(), *self._inspection.under_way.values()]:
             # A load is let finish where it can: Triton does not like calls that are taken back.
-            _, unfinished = await asyncio.wait(self._loads.values(), timeout=STOP_S_MAX)
+            _, unfinished = await asyncio.wait(under_way, timeout=STOP_S_MAX)
             for task in unfinished:
                 task.cancel()
 
@@ -122,8 +147,51 @@ class Reconciler:
         if self._unreachable:
             return ready, self._unreachable
         problems = [self._failures[name].problem for name in missing if name in self._failures]
+        problems += [self._silence(name) for name in missing if name in self._inspection.silent]
         waiting = f"Version {by_name[missing[0]]} is being loaded."
         return ready, " ".join(problems) or waiting
+
+    def _silence(self, name: str) -> str:
+        _, model, number = names.parts_of_internal(name)
+        return f"{model} version {number}: {self._inspection.silent[name]}"
+
+    async def prepare(self, tenant: str, model: str, numbers: frozenset[int]) -> None:
+        """Returns once all of them can serve: verified at this moment, loaded, answering.
+
+        Raises what keeps one of them from it. Nothing was decided by then.
+        """
+        wanted = {names.internal_name(tenant, model, number) for number in numbers}
+        if wanted <= self._ours:
+            return
+        for name in wanted:
+            self._prepared[name] = self._clock.monotonic() + PREPARED_S
+            self._failures.pop(name, None)
+        self._loop.wake()
+
+        def decided() -> bool:
+            failed = any(name in self._failures for name in wanted)
+            return wanted <= self._ours or failed or bool(self._unreachable)
+
+        try:
+            async with asyncio.timeout(PREPARE_S_MAX), self._turned:
+                await self._turned.wait()
+                await self._turned.wait_for(decided)
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"{model} is not loaded after {PREPARE_S_MAX:.0f} s, so nothing was changed.",
+                which=model,
+                next_step="It is loaded further: try again in a minute.",
+            ) from error
+        for name in sorted(wanted - self._ours):
+            if failure := self._failures.get(name):
+                raise failure.error
+        if not wanted <= self._ours:
+            raise DependencyError(
+                f"Whether {model} can serve cannot be told, so nothing was changed:"
+                f" {self._unreachable}",
+                which="triton",
+                next_step="Try again shortly.",
+            )
 
     async def settled(self, revision: Revision, within_s: float) -> None:
         """Returns when traffic follows it, when it turned out broken, or after `within_s`."""
@@ -164,13 +232,14 @@ class Reconciler:
             if not self._unreachable:
                 log.warning("triton_unreachable", error=str(error))
             self._unreachable = str(error)
-            self._ready = self._ours = frozenset()
+            self._held = self._ours = frozenset()
         else:
             self._route()
             wanted = self._wanted()
             self._load_missing(wanted)
             await self._unload_unwanted(wanted)
-            await self._publish(wanted)
+            self._publish(wanted)
+        await self._alarms.tell()
         async with self._turned:
             self._turned.notify_all()
 
@@ -188,19 +257,48 @@ class Reconciler:
                 self._failures.pop(name, None)
 
     async def _look(self) -> None:
-        """Asks Triton what it has, and for what is new whether it is what we would load."""
+        """Asks Triton what it holds, and has it examined; what was found foreign goes at once."""
         # A load that ends while the answer is on its way may or may not be in it.
         self._undecided = frozenset(self._loads)
-        self._ready = await self._server.ready()
+        held = await self._server.held()
+        self._held = frozenset(held)
         if self._unreachable:
-            log.info("triton_reached", ready=sorted(self._ready))
+            log.info("triton_reached", held=sorted(held))
         self._unreachable = ""
-        ours = self._ours & self._ready
-        for name in self._wanted() & (self._ready - ours) - self._loads.keys():
-            version = await self._version(name)
-            if await self._server.loaded_digest(name) == version.manifest_sha256:
-                ours |= {name}
-        self._ours = ours
+        self._inspection.look(held, self._undecided | self._loads.keys())
+        for name, what in self._inspection.findings():
+            await self._expel(name, what)
+        wanted = self._wanted()
+        self._ours = frozenset({name for name in self._held & wanted if await self._is_ours(name)})
+
+    async def _is_ours(self, name: str) -> bool:
+        """It is a load of ours, it answers, and what it is a load of is signed."""
+        loaded = self._inspection.proven(name)
+        if loaded is None:
+            return False
+        try:
+            signed = await self._verification.signed(name)
+        except IntegrityError as error:
+            await self._expel(name, f"It may not be served: {error.what}")
+            self._failed(name, error, broken=True)
+            return False
+        except BasaltError as error:
+            log.warning("not_verified", name=name, error=str(error))
+            return False
+        if loaded.manifest_sha256 != signed.manifest_sha256:
+            await self._expel(name, "It was loaded by another manifest.")
+            return False
+        return True
+
+    async def _expel(self, name: str, what: str) -> None:
+        """Out of Triton with it, and people are told. Raises DependencyError."""
+        revisions = chain.from_iterable(self._histories.values())
+        served = any(name in revision.internal_names for revision in revisions)
+        self._alarms.raise_for(Finding(name, what, self._clock.now()), served=served)
+        self._inspection.forget(name)
+        self._held -= {name}
+        self._ours -= {name}
+        await self._server.unload(name)
 
     def _route(self) -> None:
         for aggregate, history in self._histories.items():
@@ -219,7 +317,19 @@ class Reconciler:
             wanted |= {names.internal_name(tenant, model, number) for number in kept}
             if routed := self._routed.get(aggregate):
                 wanted |= history[routed - 1].internal_names
-        return frozenset(wanted)
+        return frozenset(wanted | self._still_prepared())
+
+    def _still_prepared(self) -> Set[str]:
+        """Until their change is made, or has not come for too long."""
+        now = self._clock.monotonic()
+        heads = [history[-1].internal_names for history in self._histories.values()]
+        made = frozenset(chain.from_iterable(heads))
+        self._prepared = {
+            name: until
+            for name, until in self._prepared.items()
+            if until > now and name not in made
+        }
+        return self._prepared.keys()
 
     def _broken(self, tenant: str, model: str) -> frozenset[int]:
         prefix = names.internal_name(tenant, model, 0).removesuffix("0")
@@ -232,7 +342,9 @@ class Reconciler:
     # Loading and unloading.
 
     def _load_missing(self, wanted: frozenset[str]) -> None:
-        for name in sorted(wanted - self._ours - self._undecided - self._loads.keys()):
+        # What is held and was never examined may be ours.
+        unknown = {name for name in self._inspection.under_way if name in self._held}
+        for name in sorted(wanted - self._ours - self._undecided - self._loads.keys() - unknown):
             failure = self._failures.get(name)
             if failure is None or failure.again_at <= self._clock.monotonic():
                 self._loads[name] = asyncio.create_task(self._load(name), name=f"load {name}")
@@ -240,37 +352,42 @@ class Reconciler:
     async def _load(self, name: str) -> None:
         try:
             async with self._loads_at_once:
-                version = await self._version(name)
+                version = await self._verification.version(name)
                 with telemetry.span(
                     "LoadModelVersion",
                     under=version.traceparent,
                     basalt_tenant=version.tenant,
                     basalt_model=version.model,
                 ):
-                    await self._server.load(await self._artifacts.servable(version))
+                    signed = await self._artifacts.signed(version)
+                    servable = await self._artifacts.servable(signed, version)
+                    loaded = await self._server.load(servable)
         except BasaltError as error:
-            self._failed(name, str(error), broken=not isinstance(error, DependencyError))
+            self._failed(name, error, broken=not isinstance(error, DependencyError))
         except Exception:
             log.exception("load_fault", name=name)
-            self._failed(name, f"{name} could not be loaded by a fault of ours.", broken=True)
+            fault = InternalError(f"{name} could not be loaded by a fault of ours.", which=name)
+            self._failed(name, fault, broken=True)
         else:
             log.info("loaded", name=name)
             self._failures.pop(name, None)
+            self._verification.take(signed)
+            self._inspection.take(name, loaded)
             self._ours |= {name}
         finally:
             del self._loads[name]
             self._loop.wake()
 
-    def _failed(self, name: str, problem: str, *, broken: bool) -> None:
+    def _failed(self, name: str, error: BasaltError, *, broken: bool) -> None:
         before = self._failures.get(name)
         pause_s = min(before.pause_s * 2, RETRY_S_MAX) if before else RETRY_S
-        log.warning("load_failed", name=name, problem=problem, again_in_s=pause_s)
+        log.warning("load_failed", name=name, problem=str(error), again_in_s=pause_s)
         again_at = self._clock.monotonic() + pause_s
-        self._failures[name] = Failure(problem, broken, pause_s, again_at)
+        self._failures[name] = Failure(error, broken, pause_s, again_at)
 
     async def _unload_unwanted(self, wanted: frozenset[str]) -> None:
         now = self._clock.monotonic()
-        unwanted = {name for name in self._ready if names.is_internal(name)} - wanted
+        unwanted = {name for name in self._held if self._inspection.knows(name)} - wanted
         self._unwanted_since = {
             name: self._unwanted_since.get(name, now) for name in unwanted - self._loads.keys()
         }
@@ -278,13 +395,14 @@ class Reconciler:
             if now - since >= self._unload_delay_s:
                 await self._server.unload(name)
                 self._ours -= {name}
+                self._inspection.forget(name)
                 log.info("unloaded", name=name)
         for name in self._failures.keys() - wanted:
             del self._failures[name]
 
     # Routes.
 
-    async def _publish(self, wanted: frozenset[str]) -> None:
+    def _publish(self, wanted: frozenset[str]) -> None:
         broken = {name for name, failure in self._failures.items() if failure.broken}
         if self._table is None and not wanted <= self._ours | broken:
             return
@@ -292,19 +410,11 @@ class Reconciler:
         for aggregate, number in sorted(self._routed.items()):
             revision = self._histories[aggregate][number - 1]
             if revision.variants:
-                loaded = [await self._version(name) for name in revision.internal_names]
-                by_number = {version.version: version for version in loaded}
+                loaded = [self._verification.last(name) for name in revision.internal_names]
+                by_number = {signed.version: signed for signed in loaded}
                 table.append(routes.route(revision, by_number))
         now_ms = int(self._clock.now().timestamp() * 1_000)
         self._table = routes.next_table(self._table, tuple(table), now_ms)
-
-    async def _version(self, name: str) -> ModelVersion:
-        """A signed version never changes again, so it is read once."""
-        if name not in self._versions:
-            tenant, model, number = names.parts_of_internal(name)
-            entry = await versions.find(self._journal, tenant, model, number)
-            self._versions[name] = versions.of(entry)
-        return self._versions[name]
 
     def _aggregate(self, revision: Revision) -> str:
         return names.deployment_aggregate(revision.tenant, revision.model)

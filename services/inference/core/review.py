@@ -15,7 +15,7 @@ from libs.common.events import ModelSigned
 from libs.common.journal import Change, Journal
 from libs.common.stores.ports import Entry, ObjectStore
 from services.inference.core import names, versions
-from services.inference.core.artifacts import Artifacts
+from services.inference.core.artifacts import Artifacts, require_alike
 from services.inference.core.versions import ModelVersion, ReviewRecord, Stage
 from services.inference.ports import Signature, Signer
 
@@ -49,6 +49,7 @@ class Review:
         if version.stage is Stage.SIGNED:
             return entry, entry.cause != cause
         _require_gated(version)
+        require_alike(version, await self.artifacts.described(version))
         manifest = await self.artifacts.manifest(version)
         signature = await self.signer.sign(model, number, manifest, reviewer)
         sha256 = hashlib.sha256(signature.content).hexdigest()

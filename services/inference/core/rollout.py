@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from libs.common.clock import Clock
 from libs.common.errors import PreconditionError
@@ -14,6 +15,13 @@ from services.inference.core import deployments, names, versions
 from services.inference.core.deployments import Action, Revision, Variant
 from services.inference.core.versions import ModelVersion
 
+
+class Readiness(Protocol):
+    async def prepare(self, tenant: str, model: str, numbers: frozenset[int]) -> None:
+        """Returns when all of these versions can serve; raises what keeps one of them from it."""
+        ...
+
+
 # What a decision makes of the revision in force: an action with its variants, or None to stay.
 Decide = Callable[[Revision | None], Awaitable[tuple[Action, tuple[Variant, ...]] | None]]
 
@@ -23,11 +31,13 @@ class Rollout:
     """`by` is who asks, for the history.
 
     Each change answers the revision in force, and whether another call made it before: what
-    changes nothing makes no revision, and its reason is not kept.
+    changes nothing makes no revision, and its reason is not kept. Nor is a revision made of what
+    cannot serve: it is verified and loaded first.
     """
 
     journal: Journal
     clock: Clock
+    readiness: Readiness
 
     async def deploy(
         self,
@@ -123,6 +133,8 @@ class Rollout:
             decided = await decide(current)
             if decided is None or (current is not None and decided[1] == current.variants):
                 return None
+            asked = frozenset(variant.version for variant in decided[1])
+            await self.readiness.prepare(tenant, model, asked)
             return self._changed(aggregate, current, *decided, reason, by)
 
         revision = deployments.of(await self.journal.decide(aggregate, cause, by, change))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.inference.core.artifacts import BATCH_SIZE_MAX
+from services.inference.core.artifacts import BATCH_SIZE_MAX, Signed
 from services.inference.core.deployments import Revision
-from services.inference.core.manifest import Tensor
-from services.inference.core.versions import ModelVersion
+from services.inference.core.manifest import Tensor, answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +41,28 @@ class Table:
     routes: tuple[Route, ...]
 
 
-def route(revision: Revision, versions: Mapping[int, ModelVersion]) -> Route:
-    """`versions` are those of the revision by number; one without variants has no route."""
-    stable = versions[revision.variants[0].version]
+def route(revision: Revision, signed: Mapping[int, Signed]) -> Route:
+    """`signed` are those of the revision by number; one without variants has no route.
+
+    What is served is what was signed, whatever the deployment says of it.
+    """
+    stable = signed[revision.variants[0].version].manifest
     return Route(
         tenant=revision.tenant,
         model=revision.model,
         revision=revision.revision,
         variants=tuple(
             RouteVariant(
-                internal_name=versions[each.version].internal_name,
+                internal_name=signed[each.version].name,
                 version=each.version,
-                manifest_sha256=each.manifest_sha256,
+                manifest_sha256=signed[each.version].manifest_sha256,
                 weight=each.weight,
             )
             for each in revision.variants
         ),
         batch_size_max=BATCH_SIZE_MAX,
         inputs=stable.inputs,
-        outputs=stable.answers,
+        outputs=answers(stable.outputs),
         features=stable.features,
         classes=stable.classes,
     )

@@ -12,11 +12,11 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from libs.common.errors import NotFoundError
+from libs.common.errors import IntegrityError, NotFoundError
 from libs.common.journal import Journal
 from libs.common.stores.ports import Entry
 from services.inference.core import names
-from services.inference.core.manifest import File, Lineage, Tensor
+from services.inference.core.manifest import File, Lineage, Tensor, answers
 
 
 class Stage(StrEnum):
@@ -96,14 +96,7 @@ class ModelVersion(_Frozen):
 
     @property
     def answers(self) -> tuple[Tensor, ...]:
-        """The outputs as callers get them: Triton gives each row at least one dimension."""
-        return tuple(
-            output if len(output.shape) > 1 else output.model_copy(update={"shape": (-1, 1)})
-            for output in self.outputs
-        )
-
-    def file(self, name: str) -> File:
-        return next(file for file in self.files if file.name == name)
+        return answers(self.outputs)
 
 
 def numbering(entry: Entry | None) -> Numbering:
@@ -111,7 +104,16 @@ def numbering(entry: Entry | None) -> Numbering:
 
 
 def of(entry: Entry) -> ModelVersion:
-    return ModelVersion.model_validate(entry.state)
+    """Raises IntegrityError when the entry speaks of another version than it is kept for."""
+    version = ModelVersion.model_validate(entry.state)
+    if version.aggregate != entry.aggregate:
+        raise IntegrityError(
+            f"The registry's record of {'/'.join(entry.aggregate.split('/')[2:])} is of another"
+            " version.",
+            which=entry.name,
+            next_step="Restore the journal from its backup.",
+        )
+    return version
 
 
 async def find(journal: Journal, tenant: str, model: str, version: int) -> Entry:

@@ -10,15 +10,18 @@ import structlog
 from libs.common import signing
 from libs.common.clock import Clock
 from libs.common.errors import DependencyError, IntegrityError
+from libs.common.events import ForeignModelFound
 from libs.common.identity import PLATFORM, acting_for
 from libs.common.pb.basalt.v1 import security_pb2 as pb
-from libs.common.pb.basalt.v1.security_pb2_grpc import SigningServiceStub
+from libs.common.pb.basalt.v1.security_pb2_grpc import AuditServiceStub, SigningServiceStub
 from libs.common.rpc import Peers, translated
+from services.inference.core import names
 from services.inference.ports import Signature
 
 # Keys come and go seldom; a key that was taken back is not taken much longer than this.
 KEYS_S_MAX = 60.0
 KEYS_TIMEOUT_S = 3.0
+AUDIT_TIMEOUT_S = 3.0
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +38,27 @@ class SecuritySigner:
             stub = self.peers.stub(SigningServiceStub, "security")
             answer = await stub.SignManifest(request)
         return Signature(answer.signature, answer.key_id)
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityAudit:
+    """The audit log, for what this service finds and undoes by itself."""
+
+    peers: Peers
+
+    async def record(self, found: ForeignModelFound) -> None:
+        entry = pb.AppendAuditRequest(
+            tenant=found.tenant,
+            actor=names.OWN_BY,
+            action="inference/ForeignModelFound",
+            resource=f"model/{found.name}",
+            decision="refused",
+            request_json=found.model_dump_json(include={"name", "what", "at"}),
+            idempotency_key=found.id,
+        )
+        with translated("security"), acting_for(found.tenant):
+            stub = self.peers.stub(AuditServiceStub, "security")
+            await stub.AppendAudit(entry, timeout=AUDIT_TIMEOUT_S)
 
 
 @dataclass(slots=True)

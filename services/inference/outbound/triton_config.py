@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from services.inference.core.manifest import Tensor
@@ -14,9 +14,16 @@ InstanceKind = Literal["CPU", "GPU", "AUTO"]
 # Whoever looks into Triton sees what it serves; the reconciler knows by it what it put there.
 MANIFEST_SHA256 = "manifest_sha256"
 MODEL_SHA256 = "model_sha256"
+# Which load it is, and what proves that it is one of ours.
+LOAD = "basalt_load"
+SEAL = "basalt_seal"
+# The parameter of a call by which a model is asked for its proof.
+CHALLENGE = "basalt_challenge"
 
 
-def configuration(servable: Servable, backend: Backend, kind: InstanceKind) -> dict[str, Any]:
+def configuration(
+    servable: Servable, backend: Backend, kind: InstanceKind, parameters: Mapping[str, str]
+) -> dict[str, Any]:
     """As Triton's model_config.proto has it, in JSON.
 
     Both backends get the same tensors, so a caller cannot tell which one answers.
@@ -38,6 +45,7 @@ def configuration(servable: Servable, backend: Backend, kind: InstanceKind) -> d
         "parameters": {
             MANIFEST_SHA256: {"string_value": servable.manifest_sha256},
             MODEL_SHA256: {"string_value": servable.model_sha256},
+            **{name: {"string_value": value} for name, value in parameters.items()},
         },
     }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from libs.common.events import ModelGated, ModelSigned, TrainingFailed
+from libs.common.events import ForeignModelFound, ModelGated, ModelSigned, TrainingFailed
+from libs.common.identity import PLATFORM
 from services.monitoring.core.alerts import Alerts
 
 REFUSALS_TOLD_MAX = 5
@@ -59,3 +60,17 @@ class News:
             f"Version {event.version} of {event.model} was approved by {event.approved_by} and"
             " signed: it may be deployed.",
         )
+
+    async def foreign_model(self, event: ForeignModelFound) -> None:
+        """The platform's own people hear of it whoever is concerned: somebody reaches Triton."""
+        for tenant in dict.fromkeys((event.tenant, PLATFORM)):
+            await self.alerts.raise_once(
+                tenant,
+                event.id,
+                "critical",
+                "model.foreign",
+                event.name,
+                f"Something that inference did not load answered as {event.name} in Triton and was"
+                f" taken out: {event.what} What was signed is loaded instead where it is deployed."
+                " Who operates the platform has to find out who reaches Triton.",
+            )

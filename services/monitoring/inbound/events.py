@@ -6,6 +6,7 @@ from libs.common import flow
 from libs.common.bus import Delivery, Router
 from libs.common.events import (
     DeploymentChanged,
+    ForeignModelFound,
     ModelGated,
     ModelSigned,
     PredictionsServed,
@@ -41,6 +42,10 @@ def event_routes(
     @router.subscriber(flow.MODEL_SIGNED)
     async def tell_signature(event: ModelSigned) -> None:
         await news.model_signed(event)
+
+    @router.subscriber(flow.FOREIGN_MODEL)
+    async def tell_foreign_model(event: ForeignModelFound) -> None:
+        await news.foreign_model(event)
 
     async def keep_dead_letter(delivery: Delivery) -> None:
         await letters.take(

@@ -12,9 +12,10 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
+import tritonclient.grpc.aio
 from aiokafka import AIOKafkaProducer
 from rich.console import Console
 
@@ -37,6 +38,7 @@ from libs.common import flow
 from libs.common.identity import PLATFORM
 from tests.support.eventually import eventually
 from tests.support.laptop import Laptop
+from tools.servers import Triton
 
 # Whoever reads the samples logs in with it. It opened a platform that was removed at once.
 READER, READER_PASSWORD = "olga", "a password of samples alone"
@@ -87,6 +89,7 @@ async def drive(platform: Laptop) -> None:
             rest.dead_letters,
             rest.jobs,
             rest.models,
+            rest.foreign_model,
             rest.drift_ends,
             rest.keys,
         ):
@@ -285,6 +288,24 @@ class Rest:
             timeout_s=60,
         )
         await self.story.deploy(1, 100, "the ward is back")
+
+    async def foreign_model(self) -> None:
+        """Somebody who reaches Triton loads a model of their own, and people are told."""
+        triton = cast("Triton", self.platform.process("triton"))
+        config = {"backend": "python", "input": [], "output": []}
+        foreign = b"class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
+        async with tritonclient.grpc.aio.InferenceServerClient(triton.grpc_address) as client:
+            await client.load_model(
+                "strange", config=json.dumps(config), files={"file:1/model.py": foreign}
+            )
+
+        async def told() -> bool:
+            answer = await self.root.call(
+                self.root.monitoring.ListAlerts, monitoring_pb2.ListAlertsRequest()
+            )
+            return any(alert.kind == "model.foreign" for alert in answer.alerts)
+
+        await eventually(told, within_s=WITHIN_S)
 
     async def drift_ends(self) -> None:
         """Measurements as before the recalibration, for a whole window."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,8 +18,9 @@ import pytest_asyncio
 import tritonclient.grpc.aio as client
 
 from libs.common.errors import BasaltError
-from libs.common.pb.basalt.v1 import common_pb2
+from libs.common.pb.basalt.v1 import common_pb2, security_pb2
 from libs.common.pb.basalt.v1 import inference_pb2 as pb
+from libs.common.pb.basalt.v1.security_pb2_grpc import AuditServiceStub
 from libs.common.rpc import from_call_error
 from services.inference.core.manifest import MANIFEST
 from tests.support.candidates import (
@@ -31,7 +33,7 @@ from tests.support.candidates import (
 )
 from tests.support.eventually import eventually
 from tests.support.inference import Inference, running_inference
-from tests.support.platform import running_security, stop_part
+from tests.support.platform import bearer, running_security, stop_part
 from tests.support.servers import TRITON_CONTROL_KEY
 from tools.servers import Kafka, Triton
 
@@ -285,3 +287,42 @@ async def test_the_gateway_hears_of_a_change_at_once(inference: Inference) -> No
 
     assert [len(table.routes) for table in seen] == [0, 1]
     assert seen[0].table_version < seen[1].table_version
+
+
+async def test_a_foreign_model_is_in_the_audit_log_with_what_and_when(
+    inference: Inference, triton: Triton
+) -> None:
+    await inference.signed(Candidate(), 1)
+    await inference.deploy(1)
+    foreign = b"class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
+    config = {
+        "backend": "python",
+        "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [1]}],
+        "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [1]}],
+    }
+    async with client.InferenceServerClient(triton.grpc_address) as intruding:
+        await intruding.load_model(
+            "acme--boxes--v1",
+            headers={Triton.control_header: TRITON_CONTROL_KEY},
+            config=json.dumps(config),
+            files={"file:1/model.py": foreign},
+        )
+    auditor = bearer(await inference.security.user("acme", "otto", ["auditor"]))
+    audit = inference.security.stub(AuditServiceStub)
+    asked = security_pb2.ListAuditRequest(action="inference/ForeignModelFound")
+
+    async def recorded() -> list[security_pb2.AuditRecord]:
+        return list((await audit.ListAudit(asked, **auditor)).records)
+
+    [record] = await eventually(recorded)
+    assert (record.actor, record.decision) == ("service:inference", "refused")
+    assert record.resource == "model/acme--boxes--v1"
+    assert set(json.loads(record.request_json)) == {"name", "what", "at"}
+
+    async def ready_again() -> bool:
+        answer = await inference.deployments.GetDeployment(
+            pb.GetDeploymentRequest(model="boxes"), **await inference.as_user("ops")
+        )
+        return answer.deployment.problem == ""
+
+    await eventually(ready_again, within_s=20)

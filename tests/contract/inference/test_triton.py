@@ -4,31 +4,67 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc.aio as client
 from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
-from libs.common.errors import DependencyError, PreconditionError
+from libs.common.errors import BasaltError, DependencyError, PreconditionError
 from services.inference.core.artifacts import BATCH_SIZE_MAX
+from services.inference.core.rollout import Rollout
 from services.inference.core.serving import Serving
 from services.inference.outbound.triton import CONTROL_HEADER, Triton
-from services.inference.outbound.triton_config import configuration
+from services.inference.outbound.triton_config import (
+    CHALLENGE,
+    LOAD,
+    MANIFEST_SHA256,
+    SEAL,
+    Backend,
+    configuration,
+)
+from services.inference.ports import ForeignModelError, Loaded
 from tests.support.candidates import FEATURES, Candidate, good_model
 from tests.support.eventually import eventually
 from tests.support.registry import Registry
 from tests.support.servers import TRITON_CONTROL_KEY
 from tools.servers import Triton as TritonServer
 
+NAME = "acme--boxes--v1"
+KEY = {CONTROL_HEADER: TRITON_CONTROL_KEY}
+# What somebody would load who wants every answer to be theirs.
+FOREIGN = b"""
+import numpy as np
+import triton_python_backend_utils as pb
 
-def adapter(address: str, key: str = TRITON_CONTROL_KEY) -> Triton:
-    return Triton(address, key, backend="python", kind="CPU")
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(len(pb.get_input_tensor_by_name(r, "features").as_numpy()))
+                for r in requests]
+
+    def answer(self, rows):
+        return pb.InferenceResponse([
+            pb.Tensor("label", np.full((rows, 1), 666, np.int64)),
+            pb.Tensor("probabilities", np.ones((rows, 2), np.float32)),
+        ])
+"""
+
+
+def adapter(
+    address: str,
+    key: str = TRITON_CONTROL_KEY,
+    secret: bytes = b"of inference",
+    backend: Backend = "python",
+) -> Triton:
+    return Triton(address, key, secret=secret, backend=backend, kind="CPU")
 
 
 class Platform(Registry):
@@ -37,6 +73,8 @@ class Platform(Registry):
     def __init__(self, folder: Path, server: TritonServer) -> None:
         self.triton = adapter(server.grpc_address)
         super().__init__(folder, server=self.triton, unload_delay_s=1.0)
+        # As in the service: what is to be deployed is loaded first.
+        self.rollout = Rollout(self.journal, self.clock, self.reconciler)
         self.address = server.grpc_address
 
     async def deploy(self, number: int, weight: int = 100, within_s: float = 20.0) -> str:
@@ -60,7 +98,7 @@ async def platform(tmp_path: Path, triton: TritonServer) -> AsyncIterator[Platfo
     await platform.reconciler.start()
     yield platform
     await platform.close()
-    for name in await platform.triton.ready():
+    for name in await platform.triton.held():
         await platform.triton.unload(name)
     await platform.triton.stop()
 
@@ -77,8 +115,8 @@ async def test_a_signed_version_answers(platform: Platform) -> None:
     assert answer["label"].tolist() == [[1], [0], [1]]
     assert answer["probabilities"].shape == (3, 2)
     np.testing.assert_allclose(answer["probabilities"].sum(axis=1), 1, rtol=1e-6)
-    digest = await platform.triton.loaded_digest("acme--boxes--v1")
-    assert digest == (await platform.version(1)).manifest_sha256
+    loaded = await platform.triton.examine(NAME)
+    assert loaded.manifest_sha256 == (await platform.version(1)).manifest_sha256
 
 
 async def test_many_callers_get_their_own_rows(platform: Platform) -> None:
@@ -130,20 +168,17 @@ async def test_a_canary_then_a_promotion_then_a_rollback(platform: Platform) -> 
     await platform.rollout.roll_back("acme", "boxes", to_revision=0, reason="", by="ops")
     await eventually_routed(platform, {"acme--boxes--v1": 100})
 
-    assert await platform.triton.ready() >= {"acme--boxes--v1", "acme--boxes--v2"}
+    assert (await platform.triton.held()).keys() >= {"acme--boxes--v1", "acme--boxes--v2"}
 
 
 async def test_a_model_that_triton_refuses_says_why(platform: Platform) -> None:
     version = await platform.signed(Candidate())
-    servable = await platform.artifacts.servable(version)
-    other = type(servable)(
-        **{each: getattr(servable, each) for each in servable.__slots__} | {"model": b"else"}
-    )
+    other = replace(await platform.servable(version), model=b"else")
 
     with pytest.raises(PreconditionError, match=r"model\.onnx has the SHA-256 .* it is not served"):
         await platform.triton.load(other)
 
-    assert "acme--boxes--v1" not in await platform.triton.ready()
+    assert NAME not in await platform.triton.held()
 
 
 async def test_the_wrong_control_key_is_told_from_an_absent_triton(triton: TritonServer) -> None:
@@ -158,33 +193,162 @@ async def test_the_wrong_control_key_is_told_from_an_absent_triton(triton: Trito
 async def test_an_absent_triton_is_named() -> None:
     absent = adapter("127.0.0.1:1")
     try:
-        for call in (absent.ping, absent.ready):
-            with pytest.raises(
-                DependencyError, match=r"Triton at 127\.0\.0\.1:1 cannot be reached"
-            ):
+        for call in (absent.ping, absent.held):
+            with pytest.raises(DependencyError, match="Triton cannot be reached") as error:
                 await call()
+            # Where it is looked for is nobody's business but the operator's.
+            assert "127.0.0.1" not in str(error.value)
     finally:
         await absent.stop()
 
 
 async def test_unloading_what_is_not_there_is_no_error(platform: Platform) -> None:
     await platform.triton.unload("acme--never--v1")
-    assert await platform.triton.loaded_digest("acme--never--v1") == ""
+    with pytest.raises(BasaltError) as error:
+        await platform.triton.examine("acme--never--v1")
+    assert not isinstance(error.value, ForeignModelError)
 
 
 @pytest.mark.parametrize("backend", ["python", "onnxruntime"])
 async def test_the_configuration_is_one_that_triton_knows(tmp_path: Path, backend: Any) -> None:
     registry = Registry(tmp_path)
-    servable = await registry.artifacts.servable(await registry.signed(Candidate()))
+    servable = await registry.servable(await registry.signed(Candidate()))
     await registry.close()
+    marks = {"basalt_load": "1"}
 
-    config = ParseDict(configuration(servable, backend, "GPU"), model_config_pb2.ModelConfig())
+    config = ParseDict(
+        configuration(servable, backend, "GPU", marks), model_config_pb2.ModelConfig()
+    )
 
     assert config.backend == backend
     assert config.max_batch_size == BATCH_SIZE_MAX
     assert [list(each.dims) for each in config.output] == [[1], [2]]
     assert config.output[0].HasField("reshape")
-    assert json.loads(json.dumps(configuration(servable, backend, "CPU")))
+    assert json.loads(json.dumps(configuration(servable, backend, "CPU", marks)))
+
+
+async def load_foreign(platform: Platform, name: str, parameters: dict[str, Any]) -> None:
+    config = {
+        "backend": "python",
+        "max_batch_size": 8,
+        "input": [{"name": "features", "data_type": "TYPE_FP32", "dims": [3]}],
+        "output": [
+            {"name": "label", "data_type": "TYPE_INT64", "dims": [1]},
+            {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [2]},
+        ],
+        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
+        "parameters": {key: {"string_value": value} for key, value in parameters.items()},
+    }
+    async with client.InferenceServerClient(platform.address) as triton:
+        files = {"file:1/model.py": FOREIGN}
+        await triton.load_model(name, headers=KEY, config=json.dumps(config), files=files)
+
+
+async def answers_rightly(platform: Platform) -> bool:
+    try:
+        return (await platform.answer(NAME, ROWS))["label"].tolist() == [[1], [0], [1]]
+    except InferenceServerException:
+        return False
+
+
+@pytest.mark.parametrize("copied", [False, True])
+async def test_a_foreign_model_under_a_served_name_is_gone_within_seconds(
+    platform: Platform, copied: bool
+) -> None:
+    await platform.signed(Candidate())
+    await platform.deploy(1)
+    loaded = await platform.triton.examine(NAME)
+    marks = {MANIFEST_SHA256: loaded.manifest_sha256, LOAD: loaded.load} if copied else {}
+
+    await load_foreign(platform, NAME, marks)
+    await load_foreign(platform, "of-nobody", marks)
+
+    async def told() -> bool:
+        return {found.name for found in platform.auditor.records} == {NAME, "of-nobody"}
+
+    await eventually(told)
+    await eventually(lambda: answers_rightly(platform))
+
+    async def gone() -> bool:
+        return (await platform.triton.held()).keys() == {NAME}
+
+    await eventually(gone)
+    assert "Find out who reaches Triton" in platform.reconciler.problem
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_model_whose_process_died_or_hangs_is_back_by_itself(
+    platform: Platform, triton: TritonServer, number: signal.Signals
+) -> None:
+    """Triton alone would answer INTERNAL for ever, and call the model ready."""
+    await platform.signed(Candidate())
+    await platform.deploy(1)
+    revision = await platform.rollout.current("acme", "boxes")
+    for stub in psutil.Process(triton.pid).children():
+        stub.send_signal(number)
+
+    async def said() -> bool:
+        return "has ended or hangs" in Serving(platform.reconciler).standing(revision).problem
+
+    await eventually(said)
+    await eventually(lambda: answers_rightly(platform))
+
+    async def settled() -> bool:
+        return Serving(platform.reconciler).standing(revision).problem == ""
+
+    await eventually(settled)
+    assert platform.auditor.records == []
+
+
+@pytest.mark.parametrize("secret", [b"of inference", b"of somebody else"])
+async def test_a_load_is_known_again_by_who_has_the_secret_alone(
+    platform: Platform, secret: bytes
+) -> None:
+    await platform.signed(Candidate())
+    await platform.deploy(1)
+    other = adapter(platform.address, secret=secret)
+    try:
+        if secret == b"of inference":
+            assert await other.examine(NAME) == await platform.triton.examine(NAME)
+        else:
+            with pytest.raises(ForeignModelError, match="another secret"):
+                await other.examine(NAME)
+    finally:
+        await other.stop()
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_where_the_model_can_prove_nothing_its_configuration_is_sealed(
+    platform: Platform, sealed: bool
+) -> None:
+    """As with ONNX Runtime, which this Triton lacks: so Python stands in for what is served."""
+    onnx = adapter(platform.address, backend="onnxruntime")
+    loaded = Loaded("d" * 64, "1")
+    seal = onnx._seal("of-ours", loaded) if sealed else "0" * 64
+    await platform.reconciler.stop()
+    await load_foreign(platform, "of-ours", {MANIFEST_SHA256: "d" * 64, LOAD: "1", SEAL: seal})
+    try:
+        if sealed:
+            assert await onnx.examine("of-ours") == loaded
+            await platform.triton.unload("of-ours")
+        else:
+            with pytest.raises(ForeignModelError, match="seal"):
+                await onnx.examine("of-ours")
+    finally:
+        await onnx.stop()
+
+
+async def test_a_caller_cannot_tell_a_seal_from_the_answers(platform: Platform) -> None:
+    """The seal's file is gone, and a challenge of the caller's own shows a digest alone."""
+    await platform.signed(Candidate())
+    await platform.deploy(1)
+    given = client.InferInput("features", [1, 3], "FP32")
+    given.set_data_from_numpy(np.zeros((1, 3), np.float32))
+    async with client.InferenceServerClient(platform.address) as triton:
+        with pytest.raises(InferenceServerException, match=r"basalt-proof:[0-9a-f]{64}$"):
+            await triton.infer(NAME, [given], parameters={CHALLENGE: "mine"})
+        config = await triton.get_model_config(NAME, headers=KEY)
+    assert SEAL not in cast("Any", config).config.parameters
 
 
 async def routes(platform: Platform) -> dict[str, int]:
@@ -231,7 +395,7 @@ async def test_no_request_fails_while_versions_come_and_go(platform: Platform) -
         assert await platform.deploy(3) == ""
 
         async def old_one_gone() -> bool:
-            return "acme--boxes--v1" not in await platform.triton.ready()
+            return NAME not in await platform.triton.held()
 
         await eventually(old_one_gone, within_s=20)
         await platform.rollout.roll_back("acme", "boxes", to_revision=0, reason="", by="ops")

@@ -192,7 +192,7 @@ def test_triton_guards_what_changes_it() -> None:
         "--disable-auto-complete-config",
         '--grpc-restricted-protocol="$$rule"',
         '--http-restricted-api="$$rule"',
-        "model-repository,shared-memory,trace,logging:basalt-control=",
+        "model-repository,model-config,shared-memory,trace,logging:basalt-control=",
     ):
         assert flag in command
     assert CONTAINERS["triton"]["networks"] == ["serving"]

@@ -1,13 +1,21 @@
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from libs.common import flow
 from libs.common.clock import SystemClock
+from libs.common.events import ForeignModelFound
+from services.inference.core.alarms import TOLD_A_MINUTE_MAX
+from services.inference.core.inspection import EXAMINE_S
 from services.inference.core.reconciler import Reconciler
 from services.inference.core.routes import Table
 from services.inference.core.serving import Serving
+from services.inference.core.verification import VERIFY_AGAIN_S
+from services.inference.ports import Servable
 from tests.support.candidates import Candidate, good_model
 from tests.support.eventually import eventually
 from tests.support.registry import MemoryModelServer, Registry, flip_one_bit
@@ -33,10 +41,7 @@ class Stage:
         self.tables: list[Table] = []
 
     def reconciler(self) -> Reconciler:
-        registry = self.registry
-        return Reconciler(
-            registry.journal, self.server, registry.artifacts, self.clock, unload_delay_s=10
-        )
+        return self.registry.new_reconciler(unload_delay_s=10)
 
     async def deploy(self, number: int, weight: int = 100) -> None:
         await self.registry.rollout.deploy(
@@ -48,11 +53,15 @@ class Stage:
 
 
 async def quiet(reconciler: Reconciler) -> None:
-    """Rounds until every load has ended and the routes say so."""
-    await reconciler.round()
-    while reconciler._loads:
-        await asyncio.gather(*reconciler._loads.values())
-    await reconciler.round()
+    """Rounds until every load and every look has ended and the routes say so."""
+    tasks: list[asyncio.Task[None]] = []
+    for rest in itertools.count():
+        await reconciler.round()
+        tasks = [*reconciler._loads.values(), *reconciler._inspection.under_way.values()]
+        await asyncio.gather(*tasks)
+        # A look may have ended within its round; what it found is for the next one.
+        if rest and not tasks:
+            break
 
 
 def routes(reconciler: Reconciler) -> dict[str, int] | None:
@@ -181,33 +190,155 @@ async def test_a_new_process_takes_over_what_is_loaded_without_loading_it_again(
     assert routes(successor) == {"acme--boxes--v1": 100}
 
 
-async def test_something_else_under_our_name_is_replaced(stage: Stage) -> None:
-    await stage.deploy(1)
-    await quiet(stage.reconciler())
-    stranger = stage.server.loaded["acme--boxes--v1"]
-    stage.server.loaded["acme--boxes--v1"] = type(stranger)(
-        **{field: getattr(stranger, field) for field in stranger.__slots__}
-        | {"manifest_sha256": "0" * 64, "model": b"strange"}
-    )
-
-    await quiet(stage.reconciler())
-
-    assert stage.server.loaded["acme--boxes--v1"].model == good_model(1.0)
+def strange(stage: Stage) -> Servable:
+    """Another model with the configuration of the genuine one."""
+    return replace(stage.server.loaded["acme--boxes--v1"], model=b"strange")
 
 
-async def test_models_of_others_are_left_alone(stage: Stage) -> None:
+async def found(stage: Stage) -> list[tuple[str, str, str]]:
+    """Who was told of what, by event and by audit."""
+    events = [
+        ForeignModelFound.model_validate_json(each.payload)
+        for entry in await stage.registry.store.unrelayed()
+        for each in entry.outbox
+        if each.topic == flow.FOREIGN_MODEL.name
+    ]
+    assert events == stage.registry.auditor.records
+    return [(event.tenant, event.name, event.what) for event in events]
+
+
+async def test_something_else_under_our_name_is_replaced_and_people_are_told(
+    stage: Stage,
+) -> None:
     await stage.deploy(1)
     reconciler = stage.reconciler()
     await quiet(reconciler)
-    loaded = stage.server.loaded["acme--boxes--v1"]
-    stage.server.loaded["somebody-elses"] = loaded
-    stage.server.loaded["acme--gone--v4"] = loaded
+    stage.server.load_foreign("acme--boxes--v1", strange(stage))
 
-    await reconciler.round()
-    stage.clock.passed_s += 11
-    await reconciler.round()
+    stage.clock.passed_s += EXAMINE_S
+    await quiet(reconciler)
 
-    assert set(stage.server.loaded) == {"acme--boxes--v1", "somebody-elses"}
+    assert stage.server.loaded["acme--boxes--v1"].model == good_model(1.0)
+    assert routes(reconciler) == {"acme--boxes--v1": 100}
+    assert await found(stage) == [("acme", "acme--boxes--v1", "It is none of ours.")]
+    assert "Find out who reaches Triton" in reconciler.problem
+
+
+async def test_a_copied_configuration_is_known_by_its_counting_anew(stage: Stage) -> None:
+    """Where the model itself can prove nothing, as with ONNX Runtime."""
+    await stage.deploy(1)
+    reconciler = stage.reconciler()
+    await quiet(reconciler)
+    stage.server.executions["acme--boxes--v1"] = 7
+    await quiet(reconciler)
+    proof = stage.server.proofs["acme--boxes--v1"]
+    stage.server.load_foreign("acme--boxes--v1", strange(stage))
+    stage.server.proofs["acme--boxes--v1"] = proof
+    stage.server.executions["acme--boxes--v1"] = 2
+
+    await quiet(reconciler)
+
+    assert stage.server.loaded["acme--boxes--v1"].model == good_model(1.0)
+    [(_, name, _)] = await found(stage)
+    assert name == "acme--boxes--v1"
+
+
+async def test_another_process_may_load_what_is_ours_anew(stage: Stage) -> None:
+    await stage.deploy(1)
+    one, other = stage.reconciler(), stage.reconciler()
+    await quiet(one)
+    await quiet(other)
+    stage.server.executions["acme--boxes--v1"] = 7
+    await quiet(one)
+    await stage.server.load(stage.server.loaded["acme--boxes--v1"])
+
+    await quiet(one)
+    await quiet(other)
+
+    assert stage.server.loads == ["acme--boxes--v1"] * 2
+    assert await found(stage) == []
+
+
+async def test_what_nobody_deployed_is_taken_out_at_once(stage: Stage) -> None:
+    await stage.deploy(1)
+    reconciler = stage.reconciler()
+    await quiet(reconciler)
+    for name in ("somebody-elses", "acme--gone--v4", "acme--boxes--v2"):
+        stage.server.load_foreign(name, strange(stage))
+
+    await quiet(reconciler)
+
+    assert set(stage.server.loaded) == {"acme--boxes--v1"}
+    # Nobody of acme has ever heard of these names.
+    assert {tenant for tenant, _, _ in await found(stage)} == {"platform"}
+
+
+async def test_strange_models_by_the_dozen_do_not_fill_the_logs(stage: Stage) -> None:
+    await stage.deploy(1)
+    reconciler = stage.reconciler()
+    await quiet(reconciler)
+    model = strange(stage)
+    for number in range(2 * TOLD_A_MINUTE_MAX):
+        stage.server.load_foreign(f"strange-{number}", model)
+    await quiet(reconciler)
+    stage.server.load_foreign("strange-1", model)
+    await quiet(reconciler)
+
+    assert set(stage.server.loaded) == {"acme--boxes--v1"}
+    assert len(await found(stage)) == TOLD_A_MINUTE_MAX
+
+
+async def test_the_audit_log_hears_of_it_when_it_is_back_and_after_a_restart(
+    stage: Stage,
+) -> None:
+    await stage.deploy(1)
+    reconciler = stage.reconciler()
+    await quiet(reconciler)
+    stage.registry.auditor.reachable = False
+    stage.server.load_foreign("strange", strange(stage))
+    await quiet(reconciler)
+    assert stage.registry.auditor.records == []
+
+    stage.registry.auditor.reachable = True
+    await quiet(stage.reconciler())
+
+    assert [name for _, name, _ in await found(stage)] == ["strange"]
+
+
+async def test_a_model_whose_process_died_is_loaded_again_and_status_says_so(stage: Stage) -> None:
+    await stage.deploy(1)
+    reconciler = stage.reconciler()
+    await quiet(reconciler)
+    stage.server.silent.add("acme--boxes--v1")
+    stage.clock.passed_s += EXAMINE_S
+    await reconciler.round()
+    await asyncio.gather(*reconciler._inspection.under_way.values())
+
+    revision = await stage.registry.rollout.current("acme", "boxes")
+    await reconciler.round()
+    assert "boxes version 1: Its process has ended." in reconciler.problem
+    assert reconciler.standing(revision) == (
+        frozenset(),
+        "boxes version 1: Its process has ended.",
+    )
+    await quiet(reconciler)
+
+    assert stage.server.loads == ["acme--boxes--v1"] * 2
+    assert reconciler.problem == ""
+    assert routes(reconciler) == {"acme--boxes--v1": 100}
+    assert await found(stage) == []
+
+
+async def test_a_key_that_was_taken_back_ends_what_it_signed(stage: Stage) -> None:
+    await stage.deploy(1)
+    reconciler = stage.reconciler()
+    await quiet(reconciler)
+    stage.registry.signatures.key = type(stage.registry.signatures)().key
+    stage.clock.passed_s += VERIFY_AGAIN_S
+    await quiet(reconciler)
+
+    assert not stage.server.loaded
+    assert "key that security does not know" in reconciler.problem
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "evaluation.parquet", "card.md"])
@@ -218,12 +349,9 @@ async def test_a_flipped_bit_is_refused_at_load_and_the_old_one_serves_on(
     await stage.deploy(1)
     await quiet(reconciler)
     version = await stage.registry.version(2)
-    if file != "model.onnx":
-        # Small files are alike in all versions: the one in service must not be asked again.
-        stage.server.loads.clear()
-    flip_one_bit(stage.registry.object_path(version, file))
-
+    # It is deployed first: what is damaged by then is not deployed at all.
     await stage.deploy(2)
+    flip_one_bit(stage.registry.object_path(version, file))
     await quiet(reconciler)
 
     assert "acme--boxes--v2" not in stage.server.loaded
@@ -234,9 +362,9 @@ async def test_a_flipped_bit_is_refused_at_load_and_the_old_one_serves_on(
 
 
 async def test_a_signature_of_somebody_else_is_refused_at_load(stage: Stage) -> None:
+    await stage.deploy(1)
     stranger = type(stage.registry.signatures)()
     stage.registry.signatures.key = stranger.key
-    await stage.deploy(1)
     reconciler = stage.reconciler()
 
     await quiet(reconciler)
@@ -248,8 +376,8 @@ async def test_a_signature_of_somebody_else_is_refused_at_load(stage: Stage) -> 
 async def test_mended_files_are_loaded_when_deployed_again(stage: Stage) -> None:
     reconciler = stage.reconciler()
     path = stage.registry.object_path(await stage.registry.version(1), "model.onnx")
-    flip_one_bit(path)
     await stage.deploy(1)
+    flip_one_bit(path)
     await quiet(reconciler)
     assert routes(reconciler) == {}
 
@@ -320,8 +448,10 @@ async def test_a_change_is_waited_for(stage: Stage) -> None:
 async def test_a_change_that_cannot_be_made_is_not_waited_for(stage: Stage) -> None:
     reconciler = stage.reconciler()
     await reconciler.start()
-    flip_one_bit(stage.registry.object_path(await stage.registry.version(1), "model.onnx"))
+    stage.server.reachable = False
     await stage.deploy(1)
+    flip_one_bit(stage.registry.object_path(await stage.registry.version(1), "model.onnx"))
+    stage.server.reachable = True
 
     async with asyncio.timeout(10):
         standing = await Serving(reconciler).settled(

@@ -9,7 +9,7 @@ import pytest
 
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidInputError
-from libs.common.events import ModelGated, ModelSigned, TrainingFailed
+from libs.common.events import ForeignModelFound, ModelGated, ModelSigned, TrainingFailed
 from libs.common.journal import Journal
 from services.monitoring.core.alerts import Alerts
 from services.monitoring.core.news import News
@@ -88,3 +88,20 @@ async def test_events_become_alerts_once(journal: Journal, alerts: Alerts) -> No
     ]
     assert "accuracy 0.6 < 0.9" in told[1]["message"]
     assert "approved by bob" in told[3]["message"]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "told"), [("acme", ["acme", "platform"]), ("platform", ["platform"])]
+)
+async def test_a_foreign_model_alarms_the_platforms_people_as_well(
+    journal: Journal, alerts: Alerts, tenant: str, told: list[str]
+) -> None:
+    event = ForeignModelFound(
+        id="1", tenant=tenant, at=NOON, name="acme--boxes--v1", what="It is none of ours."
+    )
+    for _ in range(2):
+        await News(alerts).foreign_model(event)
+
+    for each in ("acme", "platform"):
+        entries, _ = await alerts.page(each, 10, "")
+        assert [entry.state["severity"] for entry in entries] == ["critical"] * told.count(each)

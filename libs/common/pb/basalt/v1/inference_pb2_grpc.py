@@ -418,7 +418,8 @@ class DeploymentServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Deploy(self, request, context):
-        """Puts a signed version in service: all of the traffic, or a part of it as a canary.
+        """Puts a signed version in service: all of the traffic, or a part of it as a canary. It is
+        verified and loaded first: what cannot serve is refused, and changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
