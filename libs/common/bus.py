@@ -176,9 +176,10 @@ class Bus:
             except (KafkaError, OSError, DependencyError) as error:
                 if time.monotonic() > give_up_at:
                     raise DependencyError(
-                        f"Kafka at {self._access.bootstrap} cannot be used: {error}.",
+                        "Kafka cannot be used.",
                         which="kafka",
                         next_step="Start it, or set BASALT_KAFKA to where it is.",
+                        inside=f"{self._access.bootstrap}: {error}",
                     ) from error
                 await stopped(self._broker.stop())
                 self._broker = self._new_broker()

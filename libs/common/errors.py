@@ -23,16 +23,27 @@ from typing import ClassVar
 
 
 class BasaltError(Exception):
-    """`what` with `which` thing it is about, and `next_step`: what the reader can do now."""
+    """`what` with `which` thing it is about, and `next_step`: what the reader can do now.
+
+    `inside` is for our own logs alone: a path, an object's key, an address. It never travels.
+    """
 
     code: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
 
-    def __init__(self, what: str, *, which: str = "", next_step: str = "") -> None:
+    def __init__(
+        self, what: str, *, which: str = "", next_step: str = "", inside: str = ""
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.which = which
         self.next_step = next_step
+        self.inside = inside
+
+    @property
+    def whole(self) -> str:
+        """For our own logs."""
+        return f"{self} ({self.inside})" if self.inside else str(self)
 
     @property
     def reason(self) -> str:

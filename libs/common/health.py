@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import grpc.aio
+import structlog
 
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError, LimitError
@@ -16,6 +17,8 @@ from libs.common.pb.basalt.v1 import health_pb2_grpc as pb_grpc
 from libs.common.runtime import Part
 
 CHECK_TIMEOUT_S = 3.0
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,11 @@ class Health(pb_grpc.HealthServiceServicer):
             return self._component(check.dependency, pb.HEALTH_STATE_DEGRADED, str(error))
         except BasaltError as error:
             problem = str(error)
-        except Exception as error:
-            problem = f"It failed: {error!r}."
+            if error.inside:
+                log.warning("dependency_down", dependency=check.dependency, error=error.whole)
+        except Exception:
+            log.exception("dependency_down", dependency=check.dependency)
+            problem = f"It failed by a fault of ours: the log of {self._service} has more."
         else:
             return self._component(check.dependency, pb.HEALTH_STATE_SERVING, "")
         return self._component(check.dependency, pb.HEALTH_STATE_NOT_SERVING, problem)

@@ -142,9 +142,10 @@ class Publishing:
             answers = False
         if not answers:
             raise DependencyError(
-                f"Kafka at {self._access.bootstrap} does not answer.",
+                "Kafka does not answer.",
                 which="kafka",
                 next_step="Events wait in the outbox until it does.",
+                inside=self._access.bootstrap,
             )
 
     async def stop(self) -> None:

@@ -114,6 +114,8 @@ class Guard:
                 answer = _told(error)
                 if isinstance(answer, InternalError):
                     log.exception("internal_fault", method=method)
+                elif answer.inside:
+                    log.warning("call_failed", method=method, error=answer.whole)
                 telemetry.failed(span, answer.code)
                 await context.abort_with_status(rpc_status.to_status(to_status(answer)))
 

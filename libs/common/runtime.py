@@ -117,7 +117,8 @@ class Loop:
             except Exception as error:
                 self.problem = str(error)
                 known = isinstance(error, BasaltError)
-                log.warning("loop_failed", loop=self.name, error=str(error), exc_info=not known)
+                said = error.whole if isinstance(error, BasaltError) else str(error)
+                log.warning("loop_failed", loop=self.name, error=said, exc_info=not known)
             try:
                 # wait_for of Python 3.11 may lose a cancellation.
                 async with asyncio.timeout(self.interval_s):
@@ -154,7 +155,7 @@ def run(service: Service) -> None:
         with asyncio.Runner(loop_factory=service.event_loop) as runner:
             runner.run(_live(service))
     except BasaltError as error:
-        print(f"{service.name} cannot start: {error}", file=sys.stderr)
+        print(f"{service.name} cannot start: {error.whole}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
         flush_spans()

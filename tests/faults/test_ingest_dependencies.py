@@ -55,12 +55,12 @@ async def test_without_the_object_store_records_wait_and_health_says_so(
         objects.write_text("Nothing can be stored below a file.")
 
         await ingest.publish(record(number) for number in range(20, 40))
-        await eventually(lambda: "objects directory" in ingest.records.problem, within_s=WITHIN_S)
+        await eventually(lambda: "object store" in ingest.records.problem, within_s=WITHIN_S)
         objects.unlink()
         (tmp_path / "away").rename(objects)
 
         assert await ingest.settled(40) == (40, 0)
-        await eventually(lambda: "objects directory" not in ingest.records.problem)
+        await eventually(lambda: "object store" not in ingest.records.problem)
 
 
 async def test_a_repeated_and_shuffled_stream_makes_the_same_version(

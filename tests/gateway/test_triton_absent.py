@@ -62,7 +62,8 @@ async def test_calls_that_triton_had_are_told_that_it_is_lost(peer: Peer, tmp_pa
 
         code, message = await refusal(sent)
         assert code is grpc.StatusCode.UNAVAILABLE
-        assert f"the connection to Triton at {address} broke" in message
+        assert "the connection to Triton broke" in message
+        assert address not in message
         peer.open.set()
         assert values(await waits) == [[4]]  # It was not sent, so it waits for the next line.
     server.close()
@@ -86,7 +87,8 @@ async def test_without_triton_calls_are_told_so_after_a_bounded_wait(door: Door)
     for _ in range(2):
         code, message = await door.refused(request([[1]]))
         assert code is grpc.StatusCode.UNAVAILABLE
-        assert f"Triton at {door.peer.address} cannot be reached" in message
+        assert "Triton cannot be reached" in message
+        assert door.peer.address not in message
 
 
 async def test_without_triton_a_caller_in_haste_hears_it_within_its_deadline(door: Door) -> None:
@@ -94,7 +96,7 @@ async def test_without_triton_a_caller_in_haste_hears_it_within_its_deadline(doo
     await eventually(lambda: not door.dispatcher.snapshot().triton_connected)
     code, message = await door.refused(request([[1]]), timeout=0.7)
     assert code is grpc.StatusCode.UNAVAILABLE
-    assert f"Triton at {door.peer.address} cannot be reached" in message
+    assert "Triton cannot be reached" in message
 
 
 async def test_a_triton_that_says_goodbye_finishes_and_is_replaced(door: Door) -> None:

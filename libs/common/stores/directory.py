@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, TypeVar
 from uuid import uuid4
 
-from libs.common.errors import DependencyError, NotFoundError
+from libs.common.errors import DependencyError
 from libs.common.files import sync_folder
-from libs.common.stores.ports import PART_BYTES, PARTIAL, checked_key
+from libs.common.stores.ports import PART_BYTES, PARTIAL, checked_key, missing
 
 T = TypeVar("T")
 # What a killed process left half written is nobody's any more after this long.
@@ -86,9 +86,10 @@ class DirectoryObjects:
         await self._do(_make_folders, self._root)
         if not await self._do(os.access, self._root, os.W_OK):
             raise DependencyError(
-                f"The objects directory {self._root} cannot be written.",
+                "The object store cannot be written.",
                 which="objects",
-                next_step="Check who owns it.",
+                next_step="Check who owns its folder, which BASALT_OBJECTS names.",
+                inside=str(self._root),
             )
 
     async def close(self) -> None:
@@ -102,7 +103,7 @@ class DirectoryObjects:
             # A store that has gone as a whole is no answer to what was in it.
             if not key or (self._root.exists() and not self._root.is_dir()):
                 raise _unavailable(self._root, error) from error
-            raise NotFoundError(f"There is no object {key!r}.", which=key) from error
+            raise missing(key) from error
         except OSError as error:
             raise _unavailable(self._root, error) from error
 
@@ -136,7 +137,8 @@ def _move(partial: Path, path: Path) -> None:
 
 def _unavailable(root: Path, error: OSError) -> DependencyError:
     return DependencyError(
-        f"The objects directory {root} answers: {error.strerror}.",
+        f"The object store answers: {error.strerror}.",
         which="objects",
-        next_step="Free space on its disk or check who owns it; nothing was written.",
+        next_step="Free space on its disk or check who owns its folder; nothing was written.",
+        inside=str(root),
     )

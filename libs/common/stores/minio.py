@@ -20,7 +20,7 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.exceptions import HTTPError
 
 from libs.common.errors import DependencyError, InvalidInputError, NotFoundError
-from libs.common.stores.ports import PART_BYTES, checked_key
+from libs.common.stores.ports import PART_BYTES, checked_key, missing
 
 T = TypeVar("T")
 # Given, so that the client need not be allowed to ask for it.
@@ -182,16 +182,17 @@ class MinioObjects:
             return await asyncio.get_running_loop().run_in_executor(pool, work)
         except S3Error as error:
             if key and error.code in MISSING:
-                raise NotFoundError(f"There is no object {key!r}.", which=key) from error
-            raise self._unavailable(f"{error.code}: {error.message}") from error
+                raise missing(key) from error
+            raise self._unavailable(f"{error.code}", error.message or "") from error
         except (ServerError, InvalidResponseError, HTTPError, OSError) as error:
-            raise self._unavailable(_reason(error)) from error
+            raise self._unavailable("it cannot be reached", _reason(error)) from error
 
-    def _unavailable(self, reason: str) -> DependencyError:
+    def _unavailable(self, reason: str, inside: str = "") -> DependencyError:
         return DependencyError(
-            f"The object store at {self._host} answers: {reason}.",
+            f"The object store fails: {reason}.",
             which="objects",
             next_step="Start it, or check BASALT_OBJECTS and the keys; nothing was written.",
+            inside=f"{self._host}: {inside}".rstrip(": "),
         )
 
 

@@ -61,9 +61,10 @@ class MongoCollections:
             raise
         except (PyMongoError, OSError) as error:
             raise DependencyError(
-                f"The {self._what} cannot be reached: {_reason(error)}",
+                f"The {self._what} cannot be reached.",
                 which=self._what.partition(" of ")[0],
                 next_step="Start its MongoDB, or set BASALT_JOURNAL to where it is.",
+                inside=_reason(error),
             ) from error
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from libs.common.errors import InvalidInputError
+from libs.common.errors import InvalidInputError, NotFoundError
 
 # Objects travel in parts of this size; nothing larger is held in memory at once.
 PART_BYTES = 1024 * 1024
@@ -162,6 +162,16 @@ class ObjectStore(Protocol):
     async def close(self) -> None: ...
 
 
+def missing(key: str) -> NotFoundError:
+    """Its key says how we keep it, which is nobody's business: whoever asks knows what it is."""
+    return NotFoundError(
+        "An object is missing in the object store.",
+        which="objects",
+        next_step="Restore the object store from its backup.",
+        inside=key,
+    )
+
+
 def checked_key(key: str) -> str:
     """The key itself. Raises InvalidInputError for one that some store would take for another."""
     segments = key.split("/")
@@ -172,8 +182,9 @@ def checked_key(key: str) -> str:
         or key.endswith(PARTIAL)
     ):
         raise InvalidInputError(
-            f"{key[:KEY_BYTES_MAX]!r} is not an object's key.",
-            which=key[:KEY_BYTES_MAX],
+            "What was asked for cannot be the name of an object.",
+            which="objects",
+            inside=key[:KEY_BYTES_MAX],
             next_step=f"Use names of letters, digits and ._@:=+- with / between them, "
             f"{KEY_BYTES_MAX} bytes at most.",
         )

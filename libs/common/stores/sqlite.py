@@ -169,7 +169,7 @@ class SqliteJournal:
         with self._opening:
             if self._closed:
                 raise DependencyError(
-                    f"The journal {self._path.name} is closed.",
+                    "The journal is closed.",
                     which="journal",
                     next_step="The service is stopping; try again when it is back.",
                 )
@@ -298,10 +298,10 @@ def _unavailable(path: Path, error: sqlite3.Error | OSError) -> DependencyError:
     next_step = (
         "Free space on its disk; nothing was written."
         if "full" in str(error)
-        else f"Look at {path}: whether it is there, whole, and this service's to write."
+        else "Look at its file: whether it is there, whole, and this service's to write."
     )
     return DependencyError(
-        f"The journal {path.name} answers: {reason}.", which="journal", next_step=next_step
+        f"The journal answers: {reason}.", which="journal", next_step=next_step, inside=str(path)
     )
 
 

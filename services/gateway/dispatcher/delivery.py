@@ -83,11 +83,8 @@ class Delivery:
             raise RefusedError(Status.UNAVAILABLE, self._absence_message())
 
     def _absence_message(self) -> str:
-        upstream = self.upstream
-        return (
-            f"Triton at {upstream.address} cannot be reached ({upstream.down_reason}); "
-            "try again shortly"
-        )
+        # Why, and where it is looked for, is in the log: `upstream.py`.
+        return "Triton cannot be reached; try again shortly"
 
     def enqueue(self, call: Call, model: ModelQueue, target: Target) -> None:
         form = call.form
@@ -188,10 +185,7 @@ class Delivery:
 
     def lost(self, exchange: Exchange) -> None:
         self._returned(exchange)
-        message = (
-            f"the connection to Triton at {self.upstream.address} broke while it worked on this "
-            "call; try again"
-        )
+        message = "the connection to Triton broke while it worked on this call; try again"
         self._fail(exchange, Status.UNAVAILABLE, message)
 
     def not_taken(self, exchange: Exchange) -> None:

@@ -11,6 +11,8 @@ import socket
 from collections.abc import Callable
 from time import monotonic
 
+import structlog
+
 from services.gateway.dispatcher import frames
 from services.gateway.dispatcher.calls import Status
 from services.gateway.dispatcher.connection import (
@@ -42,6 +44,8 @@ KEEPALIVE_PROBES = 3
 UNACKNOWLEDGED_MS_MAX = 20_000  # Of TCP: a peer whose machine is gone is noticed after this.
 
 UNIX = "unix:"  # As gRPC writes the address of a Unix socket; what follows is its path.
+log = structlog.get_logger(__name__)
+
 MODEL_INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
 
 _REQUEST_BLOCK = b"".join(
@@ -306,7 +310,10 @@ class Upstream:
             try:
                 await self._connect()
             except OSError as error:
-                self.down_reason = str(error) or type(error).__name__
+                reason = str(error) or type(error).__name__
+                if reason != self.down_reason:
+                    log.warning("triton_unreachable", address=self.address, reason=reason)
+                self.down_reason = reason
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311  Jitter.
                 backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
                 continue

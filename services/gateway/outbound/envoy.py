@@ -117,7 +117,8 @@ class EnvoyAdmin:
 
     def _absent(self, why: str) -> DependencyError:
         return DependencyError(
-            f"Envoy at {self._host}:{self._port} is not serving: {why}.",
+            f"Envoy is not serving: {why}.",
             which="envoy",
             next_step="Whoever started it brings it back; its log says why it ended.",
+            inside=f"{self._host}:{self._port}",
         )

@@ -58,7 +58,8 @@ class DiskDoorFolder:
 
     def _failed(self, path: Path, error: OSError) -> DependencyError:
         return DependencyError(
-            f"{path} cannot be used: {error.strerror or error}.",
+            f"The door's folder cannot be used: {error.strerror or 'it fails'}.",
             which="door folder",
             next_step="See that BASALT_DOOR_FOLDER exists, may be written, and has room.",
+            inside=f"{path}: {error}",
         )

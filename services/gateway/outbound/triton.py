@@ -72,7 +72,7 @@ class TritonServer:
     async def ping(self) -> None:
         if not await self.ready():
             raise DependencyError(
-                f"Triton at {self._address} is not ready.",
+                "Triton is not ready.",
                 which="triton",
                 next_step="Its models are being loaded; look again shortly.",
             )
@@ -99,9 +99,10 @@ class TritonServer:
 
     def _absent(self, why: str) -> DependencyError:
         return DependencyError(
-            f"Triton at {self._address}: {why}.",
+            f"Triton does not serve: {why}.",
             which="triton",
             next_step="Its models come back by themselves when it does; try again shortly.",
+            inside=self._address,
         )
 
 

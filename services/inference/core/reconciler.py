@@ -112,10 +112,11 @@ class Reconciler:
 
     @property
     def problem(self) -> str:
-        failures = (failure.problem for failure in self._failures.values())
-        silent = map(self._silence, self._inspection.silent)
-        told = [self._unreachable, self._loop.problem, self._alarms.problem, *silent, *failures]
-        return " ".join(filter(None, told))
+        """For every tenant to see; whose versions do not serve, their own deployments say."""
+        down = len(self._failures.keys() | self._inspection.silent.keys())
+        versions = f"{down} deployed versions do not serve: `basalt deploy list` shows one's own."
+        told = [self._unreachable, self._loop.problem, self._alarms.problem]
+        return " ".join(filter(None, [*told, versions if down else ""]))
 
     async def start(self) -> None:
         await self._loop.start()

@@ -23,6 +23,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from libs.common.errors import DependencyError, PreconditionError
+from libs.common.wording import without_folders
 from services.inference.outbound.triton_config import (
     CHALLENGE,
     LOAD,
@@ -224,6 +225,7 @@ class Triton:
                     "Triton cannot be reached.",
                     which="triton",
                     next_step="Start it; what was loaded comes back by itself.",
+                    inside=self._address,
                 ) from error
             raise PreconditionError(
                 f"Triton refuses {model or 'the call'}: {_reason(message)}",
@@ -234,13 +236,11 @@ class Triton:
 
 _UNREACHABLE = frozenset({str(grpc.StatusCode.UNAVAILABLE), str(grpc.StatusCode.DEADLINE_EXCEEDED)})
 _UNLOADED = frozenset({str(grpc.StatusCode.NOT_FOUND), str(grpc.StatusCode.INVALID_ARGUMENT)})
-# A folder or file of the server, in what Triton says of a model; nobody outside needs to know it.
-_PATH = re.compile(r"(?<![\w/])/[\w.+-]+(?:/[\w.+-]+)+/?")
 
 
 def _reason(message: str) -> str:
     """The first line says what happened; the rest is a trace of Triton's insides."""
-    return _PATH.sub("…", message.partition("\n")[0].strip())[:REASON_CHARACTERS_MAX]
+    return without_folders(message.partition("\n")[0].strip())[:REASON_CHARACTERS_MAX]
 
 
 def _keyed(key: bytes, message: str) -> str:

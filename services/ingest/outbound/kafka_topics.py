@@ -41,7 +41,8 @@ class KafkaTopics:
             )
         except (KafkaError, OSError, TimeoutError) as error:
             raise DependencyError(
-                f"Kafka at {self._access.bootstrap} cannot be reached to create a source's topic.",
+                "Kafka cannot be reached to create a source's topic.",
                 which="kafka",
                 next_step="Try again when `basalt status` shows it serving.",
+                inside=self._access.bootstrap,
             ) from error

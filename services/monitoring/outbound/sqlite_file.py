@@ -91,8 +91,10 @@ class SqliteFile:
 
     def _unavailable(self, error: Exception) -> DependencyError:
         full = "full" in str(error)
+        reason = error.strerror if isinstance(error, OSError) else error
         return DependencyError(
-            f"The store {self._path.name} answers: {error}.",
+            f"The store of {self._which} answers: {reason}.",
             which=self._which,
             next_step="Free space on its disk." if full else "Look at the disk it lies on.",
+            inside=str(self._path),
         )

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from libs.common.wording import without_folders
 from services.trainer.ports import (
     Checkpointed,
     Exited,
@@ -115,7 +116,8 @@ async def _hear(
 
     async def log_of(stream: asyncio.StreamReader) -> None:
         async for line in stream:
-            await messages.put(Logged(line.decode(errors="replace").rstrip()))
+            # Its reader wrote the pipeline; where this machine keeps what runs is none of theirs.
+            await messages.put(Logged(without_folders(line.decode(errors="replace").rstrip())))
 
     assert process.stdout is not None  # noqa: S101 - both are pipes.
     assert process.stderr is not None  # noqa: S101
@@ -145,7 +147,7 @@ def _message(line: bytes) -> Message | None:
             case "metrics":
                 return Measured(**document)
             case "log":
-                return Logged(**document)
+                return Logged(without_folders(str(document["line"])))
             case "checkpoint":
                 return Checkpointed(**document)
             case "finished":

@@ -105,7 +105,8 @@ def _missing(name: str) -> NotFoundError:
 
 def _unavailable(path: Path, error: OSError) -> DependencyError:
     return DependencyError(
-        f"The work folder {path} answers: {error.strerror}.",
+        f"The folder for training answers: {error.strerror}.",
         which="work",
         next_step="Free space on its disk, or set BASALT_WORK to another folder.",
+        inside=str(path),
     )

@@ -139,7 +139,7 @@ async def test_what_it_lacks_is_said_in_a_line(process: Process) -> None:
     await process.start(BASALT_TRACES=f"sqlite:{in_the_way}", BASALT_LOG_LEVEL="error")
     status, written = await process.end(0)
     assert status == 1
-    assert "The store traces.db answers: [Errno 17] File exists" in written
+    assert f"answers: File exists. Look at the disk it lies on. ({in_the_way}" in written
     assert "Traceback" not in written
 
     await process.start(BASALT_METRICS_LISTEN=process.environment["BASALT_KAFKA"])
