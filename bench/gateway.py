@@ -36,7 +36,7 @@ from joserfc.jwk import OKPKey
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import InferenceServerClient
 
-from libs.common.identity import ISSUER, TokenAlgorithms
+from libs.common.identity import AUDIENCE, ISSUER, TokenAlgorithms
 from libs.common.pb.inference.grpc_inference_service_pb2 import ModelInferRequest
 from libs.common.pb.inference.grpc_inference_service_pb2_grpc import GRPCInferenceServiceStub
 from libs.common.policy import Policy
@@ -271,6 +271,7 @@ def write_frames(folder: Path) -> None:
 def signed_token(key: OKPKey) -> str:
     claims = {
         "iss": ISSUER,
+        "aud": AUDIENCE,
         "sub": "bench",
         "tenant": TENANT,
         "roles": ["application"],
