@@ -22,6 +22,7 @@ from libs.common.policy import Policy
 from libs.common.rpc import Guard, Peers, Server, ServerTls
 from libs.common.runtime import Keeping, Part, Service
 from libs.common.settings import CommonSettings
+from libs.common.sharing import Sharing
 from libs.common.stores.ports import ObjectStore
 
 Register = Callable[[grpc.aio.Server], None]
@@ -61,6 +62,11 @@ class Foundation:
             kafka=KafkaAccess.of(settings, service),
         )
 
+    @property
+    def sharing(self) -> Sharing:
+        """New each time: a guard's own."""
+        return Sharing(self.settings.tenant_shares)
+
     def build(
         self,
         *,
@@ -86,7 +92,8 @@ class Foundation:
         access: list[AccessWatch] = []
         if guard is None:
             access = [AccessWatch(self.peers, self.verifier, on_access)]
-            guard = Guard(self.verifier, Policy.load(), AuditClient(self.peers, self.clock))
+            auditor = AuditClient(self.peers, self.clock)
+            guard = Guard(self.verifier, Policy.load(), auditor, self.sharing)
         disk = Disk.under([self.settings.journal, self.settings.objects], writes)
         health = Health(
             self.service,

@@ -1,7 +1,8 @@
 """gRPC for every service: one guard in front of each call, one way to call another service.
 
-A call passes, in this order: span, identity, policy, audit (when privileged), the handler. An
-error becomes a status with google.rpc.ErrorInfo here and nowhere else; its insides stay here.
+A call passes, in this order: span, identity, policy, audit (when privileged), its turn among the
+tenants (`sharing.py`), the handler. An error becomes a status with google.rpc.ErrorInfo here and
+nowhere else; its insides stay here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import grpc
@@ -46,6 +47,7 @@ from libs.common.peers import (
     set_time_left,
 )
 from libs.common.policy import Policy
+from libs.common.sharing import Sharing
 from libs.common.status import ERROR_DOMAIN, from_call_error, to_status, translated
 from libs.common.tls import ServerTls
 
@@ -92,6 +94,7 @@ class Guard:
     verifier: TokenVerifier
     policy: Policy
     auditor: Auditor
+    sharing: Sharing = field(default_factory=Sharing)
 
     @asynccontextmanager
     async def passing(
@@ -106,8 +109,9 @@ class Guard:
             set_time_left(context.time_remaining())
             set_caller_address(metadata.get(ADDRESS_HEADER, ""), context.peer())
             try:
-                await self._admit(method, metadata, request)
-                yield
+                who = await self._admit(method, metadata, request)
+                async with self.sharing.admitted(who, method):
+                    yield
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:
@@ -119,10 +123,13 @@ class Guard:
                 telemetry.failed(span, answer.code)
                 await context.abort_with_status(rpc_status.to_status(to_status(answer)))
 
-    async def _admit(self, method: str, metadata: Metadata, request: Message | None) -> None:
+    async def _admit(
+        self, method: str, metadata: Metadata, request: Message | None
+    ) -> Caller | None:
+        """Who calls; nobody where the call is open to all."""
         access = self.policy.access(method)
         if access.open:
-            return
+            return None
         who = self._caller(metadata)
         set_caller(who, metadata.get("idempotency-key", "")[:IDEMPOTENCY_KEY_CHARACTERS_MAX])
         trace.get_current_span().set_attribute(telemetry.TENANT, who.tenant)
@@ -132,6 +139,7 @@ class Guard:
             await self.auditor.record(who, method, request, word)
         if not decision.allowed:
             raise decision.refusal(who, method)
+        return who
 
     def _caller(self, metadata: Metadata) -> Caller:
         return self.verifier.caller(metadata.get("authorization", ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -50,6 +50,10 @@ class CommonSettings(BaseSettings):
     )
     tls: Path | None = Field(
         None, description="Folder with ca.pem, <service>.pem, <service>.key: mTLS between services"
+    )
+    tenant_shares: dict[str, Annotated[float, Field(gt=0, le=1_000)]] = Field(
+        default_factory=dict,
+        description='Tenants that get more turns than others where they wait: {"acme": 2}; else 1',
     )
     replication: int = Field(1, ge=1, description="Replicas of each Kafka topic")
     log_level: str = Field("info", description="debug, info, warning or error")

@@ -56,7 +56,7 @@ def build(settings: Settings) -> Service:
     dispatcher = DispatcherSocket(settings.door_folder / DISPATCHER_SOCKET)
     predicting = Predicting(lambda: door.table, triton, dispatcher)
     inference = InferenceServicer(predicting, _version())
-    guard = Guard(base.verifier, policy, AuditClient(base.peers, base.clock))
+    guard = Guard(base.verifier, policy, AuditClient(base.peers, base.clock), base.sharing)
     slow_grpc = Server(
         settings.slow_grpc_listen,
         guard,

@@ -97,5 +97,5 @@ def build(settings: Settings) -> Service:
         ],
         names=NAMES,
         parts=[FirstStart(access, users), Loop("access", access.refresh, REFRESH_S)],
-        guard=Guard(laid.verifier, Policy.load(), LocalAuditor(audit, access)),
+        guard=Guard(laid.verifier, Policy.load(), LocalAuditor(audit, access), laid.sharing),
     )

@@ -10,6 +10,7 @@ from libs.common.runtime import Service
 from services.trainer.core.attempt import Pace, Tools
 from services.trainer.core.oversight import Oversight
 from services.trainer.core.pipelines import Pipelines
+from services.trainer.core.queue import JobQueue
 from services.trainer.core.queueing import Queueing
 from services.trainer.core.worker import Worker
 from services.trainer.inbound.events import event_routes
@@ -26,8 +27,9 @@ def build(settings: Settings) -> Service:
     datasets = IngestDatasets(foundation.peers)
     workplace = FolderWorkplace(settings.work)
     pipelines = Pipelines(journal, clock, datasets)
-    queueing = Queueing(journal, clock, pipelines, datasets)
-    oversight = Oversight(journal, objects, clock)
+    queue = JobQueue(journal, clock, settings.tenant_shares, settings.tenant_jobs_at_once)
+    queueing = Queueing(journal, clock, pipelines, datasets, queue)
+    oversight = Oversight(journal, objects, clock, queue)
     tools = Tools(
         clock=clock,
         pipelines=pipelines,
@@ -47,7 +49,7 @@ def build(settings: Settings) -> Service:
         router=event_routes(queueing),
         register=[lambda server: add_TrainerServiceServicer_to_server(servicer, server)],
         names=[trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].full_name],
-        parts=[Worker(journal, tools, clock.new_id(), settings.jobs_at_once)],
+        parts=[Worker(journal, queue, tools, clock.new_id(), settings.jobs_at_once)],
         checks=[Check("work", workplace.ping)],
         writes=[settings.work],
     )

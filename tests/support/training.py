@@ -31,6 +31,7 @@ from services.trainer.core.order import Order
 from services.trainer.core.oversight import Oversight
 from services.trainer.core.pipeline import parse, with_parameters
 from services.trainer.core.pipelines import Pipelines
+from services.trainer.core.queue import JobQueue
 from services.trainer.core.queueing import Queueing, RunRequest
 from services.trainer.core.worker import Worker
 from services.trainer.outbound.process import ProcessTraining
@@ -216,6 +217,7 @@ class Trainer:
     objects: DirectoryObjects
     datasets: MemoryDatasets
     pipelines: Pipelines
+    queue: JobQueue
     queueing: Queueing
     oversight: Oversight
     worker: Worker
@@ -230,6 +232,8 @@ class Trainer:
         pace: Pace = QUICK,
         training: Training | None = None,
         data: MemoryDatasets | None = None,
+        jobs_at_once: int = 1,
+        tenant_jobs_at_once: int = 0,
     ) -> Trainer:
         """Trainers in the same folder share everything but the worker and its work folder."""
         clock = clock or SystemClock()
@@ -237,6 +241,7 @@ class Trainer:
         objects = DirectoryObjects(folder / "objects")
         held = data or MemoryDatasets()
         pipelines = Pipelines(journal, clock, held)
+        queue = JobQueue(journal, clock, running_max=tenant_jobs_at_once)
         tools = Tools(
             clock=clock,
             pipelines=pipelines,
@@ -252,9 +257,10 @@ class Trainer:
             objects=objects,
             datasets=held,
             pipelines=pipelines,
-            queueing=Queueing(journal, clock, pipelines, held),
-            oversight=Oversight(journal, objects, clock),
-            worker=Worker(journal, tools, name, jobs_at_once=1),
+            queue=queue,
+            queueing=Queueing(journal, clock, pipelines, held, queue),
+            oversight=Oversight(journal, objects, clock, queue),
+            worker=Worker(journal, queue, tools, name, jobs_at_once),
         )
 
     async def run(

@@ -14,6 +14,7 @@ from libs.common.stores.ports import Entry, ObjectStore
 from services.trainer.core import joblog, jobs
 from services.trainer.core.candidates import Candidates, Part
 from services.trainer.core.jobs import Job, State, job_of
+from services.trainer.core.queue import JobQueue, Place
 from services.trainer.core.waiting import set_within
 
 # Changes that another replica wrote are seen this late at the most.
@@ -27,6 +28,7 @@ class Oversight:
     journal: Journal
     objects: ObjectStore
     clock: Clock
+    queue: JobQueue
     _followers: dict[str, set[asyncio.Event]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,8 +97,12 @@ class Oversight:
             f"{tenant}/{jobs.KIND}/{job}", self.clock.new_id(), by, decide
         )
 
+    def place(self, tenant: str, job: Job) -> Place | None:
+        """Where in the queue a job is that waits; None where that is not known."""
+        return self.queue.place(tenant, job)
+
     async def watch(self, tenant: str, job: str) -> AsyncIterator[Job]:
-        """The job now and at each change, until it has ended."""
+        """The job now and at each change of it or of its place, until it has ended."""
         async for entry in self._entries(tenant, job):
             yield job_of(entry)
 
@@ -119,20 +125,25 @@ class Oversight:
             yield part
 
     async def _entries(self, tenant: str, job: str) -> AsyncIterator[Entry]:
-        """The latest entry, then each later one that is seen; ends after the job's last."""
+        """The latest entry, then each later one that is seen; ends after the job's last.
+
+        One whose place in the queue changed comes once more.
+        """
         entry = await self.entry(tenant, job)
         changed = asyncio.Event()
         followers = self._followers.setdefault(entry.aggregate, set())
         followers.add(changed)
         try:
-            seen = 0
+            seen: tuple[int, Place | None] = (0, None)
             while True:
                 changed.clear()
                 entry = await self.entry(tenant, job)
-                if entry.version > seen:
-                    seen = entry.version
+                current = job_of(entry)
+                found = entry.version, self.place(tenant, current)
+                if found != seen:
+                    seen = found
                     yield entry
-                if job_of(entry).ended:
+                if current.ended:
                     return
                 await set_within(changed, POLL_S)
         finally:

@@ -24,6 +24,7 @@ from services.trainer.core import jobs
 from services.trainer.core.jobs import Job, job_of
 from services.trainer.core.pipeline import with_parameters
 from services.trainer.core.pipelines import Pipelines, pipeline_of
+from services.trainer.core.queue import JobQueue
 from services.trainer.ports import Datasets, DatasetVersion
 
 RUN_KIND = "run"
@@ -82,6 +83,7 @@ class Queueing:
     clock: Clock
     pipelines: Pipelines
     datasets: Datasets
+    queue: JobQueue
 
     async def dataset_versioned(self, event: DatasetVersioned) -> None:
         version = DatasetVersion(event.dataset, event.version, event.manifest_sha256)
@@ -112,7 +114,7 @@ class Queueing:
 
         `answerable` says who they are where `by` alone does not: a key's id.
         Raises NotFoundError for the pipeline or dataset, InvalidInputError for a parameter or a
-        column that the dataset lacks.
+        column that the dataset lacks, LimitError where too many jobs wait.
         """
         request.require_within_limits()
         pipeline = await self.pipelines.get(tenant, request.pipeline)
@@ -123,6 +125,7 @@ class Queueing:
         async def decide(latest: Entry | None) -> Change | None:
             if latest is not None:
                 return None
+            self.queue.require_room(tenant)
             job = await self._requested(pipeline, request, run, by)
             responsible = _each_once(*job.responsible, answerable or by)
             job = job.model_copy(update={"responsible": responsible})

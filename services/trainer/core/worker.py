@@ -16,7 +16,7 @@ from libs.common.stores.ports import Entry
 from services.trainer.core import jobs
 from services.trainer.core.attempt import Attempt, Tools
 from services.trainer.core.claims import Claim, ClaimLostError
-from services.trainer.core.jobs import job_of
+from services.trainer.core.queue import JobQueue
 from services.trainer.core.waiting import set_within
 
 # A job that so many workers died of is given up: it may be what kills them.
@@ -27,26 +27,17 @@ LOOKING_SHARE_MAX = 0.05
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """When this worker first saw that version of a job, by its own monotonic clock."""
-
-    version: int
-    at_s: float
-
-
 @dataclass(slots=True)
 class Worker:
     """One a process. `worker` is its name in the journal, new with each start of the process."""
 
     journal: Journal
+    queue: JobQueue
     tools: Tools
     worker: str
     jobs_at_once: int
     name: str = "worker"
     problem: str = ""
-    _open: dict[str, Entry] = field(default_factory=dict)
-    _sightings: dict[str, Sighting] = field(default_factory=dict)
     _attempts: dict[str, Attempt] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -62,8 +53,8 @@ class Worker:
 
     def knows(self, aggregate: str, version: int = 0) -> bool:
         """Whether it has seen that job, in that version or a later one."""
-        sighting = self._sightings.get(aggregate)
-        return sighting is not None and sighting.version >= version
+        known = self.queue.known(aggregate)
+        return known is not None and known.entry.version >= version
 
     async def start(self) -> None:
         self.journal.listen(self._notice)
@@ -80,25 +71,10 @@ class Worker:
         """An entry that this process appended: a job to take, or one taken from us."""
         if entry.kind != jobs.KIND:
             return
-        self._see(entry)
         attempt = self._attempts.get(entry.aggregate)
         if attempt is not None and entry.cause != attempt.claim.next_cause:
             attempt.wake()
         self._wake.set()
-
-    def _see(self, entry: Entry) -> None:
-        known = self._open.get(entry.aggregate)
-        if known is not None and known.version > entry.version:
-            return
-        if job_of(entry).ended:
-            self._open.pop(entry.aggregate, None)
-            self._sightings.pop(entry.aggregate, None)
-            return
-        self._open[entry.aggregate] = entry
-        sighting = self._sightings.get(entry.aggregate)
-        if sighting is None or sighting.version != entry.version:
-            now_s = self.tools.clock.monotonic()
-            self._sightings[entry.aggregate] = Sighting(entry.version, now_s)
 
     async def _run(self) -> None:
         look_at_s = 0.0
@@ -107,7 +83,7 @@ class Worker:
             try:
                 now_s = self.tools.clock.monotonic()
                 if now_s >= look_at_s:
-                    await self._look()
+                    await self.queue.look()
                     took_s = self.tools.clock.monotonic() - now_s
                     look_at_s = now_s + max(self.tools.pace.poll_s, took_s / LOOKING_SHARE_MAX)
                 await self._take()
@@ -119,31 +95,18 @@ class Worker:
                 log.warning("worker_failed", error=str(error), exc_info=not known)
             await set_within(self._wake, self.tools.pace.poll_s)
 
-    async def _look(self) -> None:
-        """Sees what other processes queued, claimed or ended."""
-        for entry in await self.journal.heads(jobs.KIND):
-            self._see(entry)
-
     async def _take(self) -> None:
-        waiting = sorted(self._open.values(), key=lambda entry: job_of(entry).queued_at)
-        for aggregate in [entry.aggregate for entry in waiting]:
+        for each in self.queue.next(self.tools.pace.lease_s):
             if len(self._tasks) >= self.jobs_at_once:
                 return
-            entry = self._open.get(aggregate)
-            if entry is not None and aggregate not in self._tasks and self._may_take(entry):
-                await self._claim(entry)
-
-    def _may_take(self, entry: Entry) -> bool:
-        if job_of(entry).state == "queued":
-            return True
-        silent_s = self.tools.clock.monotonic() - self._sightings[entry.aggregate].at_s
-        return silent_s > self.tools.pace.lease_s
+            if each.entry.aggregate not in self._tasks:
+                await self._claim(each.entry)
 
     async def _claim(self, entry: Entry) -> None:
         try:
             claim = await Claim.take(self.journal, self.tools.clock, self.worker, entry)
         except ClaimLostError as lost:
-            self._see(lost.entry)
+            self.queue.see(lost.entry)
             return
         attempt = Attempt(self.tools, claim)
         task = asyncio.create_task(self._attempt(attempt), name=f"job {claim.job.id}")

@@ -73,38 +73,43 @@ class TrainerServicer(TrainerServiceServicer):
             parameters=dict(request.parameters),
         )
         entry = await self._queueing.run(who.tenant, wanted, who.subject, who.answerable)
-        return pb.RunPipelineResponse(job=_job(job_of(entry)))
+        return pb.RunPipelineResponse(job=self._job(who.tenant, job_of(entry)))
 
     async def GetJob(  # noqa: N802
         self, request: pb.GetJobRequest, context: Any
     ) -> pb.GetJobResponse:
-        entry = await self._oversight.entry(caller().tenant, request.id)
-        return pb.GetJobResponse(job=_job(job_of(entry)))
+        tenant = caller().tenant
+        entry = await self._oversight.entry(tenant, request.id)
+        return pb.GetJobResponse(job=self._job(tenant, job_of(entry)))
 
     async def ListJobs(  # noqa: N802
         self, request: pb.ListJobsRequest, context: Any
     ) -> pb.ListJobsResponse:
+        tenant = caller().tenant
         found, token = await self._oversight.page(
-            caller().tenant,
+            tenant,
             request.pipeline,
             STATE_OF.get(request.state),
             request.page.token,
             page_size(request.page.size),
         )
-        return pb.ListJobsResponse(jobs=[_job(job) for job in found], next_page_token=token)
+        return pb.ListJobsResponse(
+            jobs=[self._job(tenant, job) for job in found], next_page_token=token
+        )
 
     async def CancelJob(  # noqa: N802
         self, request: pb.CancelJobRequest, context: Any
     ) -> pb.CancelJobResponse:
         who = caller()
         entry = await self._oversight.cancel(who.tenant, request.id, request.reason, who.subject)
-        return pb.CancelJobResponse(job=_job(job_of(entry)))
+        return pb.CancelJobResponse(job=self._job(who.tenant, job_of(entry)))
 
     async def WatchJob(  # noqa: N802
         self, request: pb.WatchJobRequest, context: Any
     ) -> AsyncIterator[pb.WatchJobResponse]:
-        async for job in self._oversight.watch(caller().tenant, request.id):
-            yield pb.WatchJobResponse(job=_job(job))
+        tenant = caller().tenant
+        async for job in self._oversight.watch(tenant, request.id):
+            yield pb.WatchJobResponse(job=self._job(tenant, job))
 
     async def FollowJobLog(  # noqa: N802
         self, request: pb.FollowJobLogRequest, context: Any
@@ -123,6 +128,13 @@ class TrainerServicer(TrainerServiceServicer):
                 answer.file.sha256 = part.file.sha256
                 answer.file.size_bytes = part.file.size_bytes
             yield answer
+
+    def _job(self, tenant: str, job: Job) -> pb.Job:
+        answer = _job(job)
+        place = self._oversight.place(tenant, job)
+        if place is not None:
+            answer.queue_place, answer.queue_others = place.number, place.others
+        return answer
 
 
 def _pipeline(entry: Entry, *, drift_answer: str = "", warning: str = "") -> pb.Pipeline:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from libs.common import rpc, sharing
 from services.gateway.core import limits
 from services.gateway.core.envoy import configuration, listener, rates, routes
 from services.gateway.dispatcher import Limits
@@ -37,6 +38,15 @@ SAID = [
     f"after {routes.OPEN_S_MAX:g} s: a `Watch`",
     f"does not take its answer | after {listener.UNREAD_S_MAX:g} s |",
     f"{listener.RESETS_MAX:,} at once or {listener.RESETS_PER_SECOND_MAX} a second",
+    f"| {rpc.CONCURRENT_CALLS_MAX:,} | {sharing.TENANT_CALLS_MAX} |",
+    *(
+        f"{what} at a time | {at_once} | {at_once // 2} |"
+        for what, at_once in (
+            ("reads (`Get…`, `List…`)", sharing.READS_AT_ONCE),
+            ("uploads", sharing.UPLOADS_AT_ONCE),
+            ("sealings", sharing.SEALINGS_AT_ONCE),
+        )
+    ),
     f"by /{rates.IPV6_PREFIX_BITS})",
 ]
 

@@ -410,3 +410,21 @@ def test_up_and_down_where_only_the_client_is(command: str, missing: str, what: 
     assert done.returncode == 1
     assert what in done.stderr
     assert "Next: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "others", "said"),
+    [
+        (1, 0, "next in the queue"),
+        (3, 2, "2 before it in the queue, 2 of them of other tenants"),
+    ],
+)
+def test_a_job_that_waits_shows_its_place(
+    server: Answering, place: int, others: int, said: str
+) -> None:
+    job = trainer_pb2.Job(id="j1", queue_place=place, queue_others=others)
+    listed, found = trainer_pb2.ListJobsResponse(jobs=[job]), trainer_pb2.GetJobResponse(job=job)
+    server.handlers["basalt.v1.TrainerService/ListJobs"] = lambda *_: listed
+    server.handlers["basalt.v1.TrainerService/GetJob"] = lambda *_: found
+    assert f"place {place}" in piped("train", "jobs").output
+    assert said in piped("train", "show", "j1").output

@@ -108,7 +108,7 @@ def run_pipeline(
             job = client.wait_for_job(
                 job.id,
                 on_progress=lambda job: progress.update(
-                    task, completed=job.progress, description=f"{job.id} · {plain(job.step)}"
+                    task, completed=job.progress, description=f"{job.id} · {_step(job)}"
                 ),
             )
     if json:
@@ -145,6 +145,20 @@ def _parameters(settings: list[str]) -> dict[str, str]:
     return parameters
 
 
+def _step(job: pb.Job) -> str:
+    return _waits(job) or plain(job.step)
+
+
+def _waits(job: pb.Job) -> str:
+    """Where in the queue the job is; "" for one that does not wait."""
+    if not job.queue_place:
+        return ""
+    if job.queue_place == 1:
+        return "next in the queue"
+    ahead = job.queue_place - 1
+    return f"{ahead} before it in the queue, {job.queue_others} of them of other tenants"
+
+
 def _progress(quiet: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -165,6 +179,7 @@ def show(job: pb.Job) -> None:
             ("data", f"{job.dataset} version {job.dataset_version}"),
             ("trigger", job.trigger),
             ("attempt", job.attempt),
+            ("waits", _waits(job)),
             ("queued", f"{when(job.queued_at)} by {job.queued_by}"),
             ("ended", when(job.ended_at)),
             ("metrics", measured(job.metrics)),
@@ -195,7 +210,7 @@ def list_jobs(
         lambda j: (
             j.id,
             word(pb.JobState, j.state),
-            f"{j.progress:.0%}",
+            f"place {j.queue_place}" if j.queue_place else f"{j.progress:.0%}",
             f"{j.dataset} v{j.dataset_version}",
             j.trigger,
             j.attempt,

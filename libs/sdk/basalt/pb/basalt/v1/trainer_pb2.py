@@ -26,7 +26,7 @@ from basalt.pb.basalt.v1 import common_pb2 as basalt_dot_v1_dot_common__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62\x61salt/v1/trainer.proto\x12\tbasalt.v1\x1a\x16\x62\x61salt/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\x01\n\x08Pipeline\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x66inition_yaml\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12!\n\x07\x63hanged\x18\x06 \x01(\x0b\x32\x10.basalt.v1.Stamp\x12\x14\n\x0c\x64rift_answer\x18\x07 \x01(\t\x12\x0f\n\x07warning\x18\x08 \x01(\t\"-\n\x12PutPipelineRequest\x12\x17\n\x0f\x64\x65\x66inition_yaml\x18\x01 \x01(\t\"<\n\x13PutPipelineResponse\x12%\n\x08pipeline\x18\x01 \x01(\x0b\x32\x13.basalt.v1.Pipeline\"\"\n\x12GetPipelineRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13GetPipelineResponse\x12%\n\x08pipeline\x18\x01 \x01(\x0b\x32\x13.basalt.v1.Pipeline\"<\n\x14ListPipelinesRequest\x12$\n\x04page\x18\x01 \x01(\x0b\x32\x16.basalt.v1.PageRequest\"X\n\x15ListPipelinesResponse\x12&\n\tpipelines\x18\x01 \x03(\x0b\x32\x13.basalt.v1.Pipeline\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc2\x03\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08pipeline\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12\"\n\x05state\x18\x06 \x01(\x0e\x32\x13.basalt.v1.JobState\x12\x0f\n\x07trigger\x18\x07 \x01(\t\x12\x10\n\x08progress\x18\x08 \x01(\x01\x12\x0c\n\x04step\x18\t \x01(\t\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\"\n\x07metrics\x18\x0b \x03(\x0b\x32\x11.basalt.v1.Metric\x12\x0f\n\x07\x66\x61ilure\x18\x0c \x01(\t\x12\x11\n\tqueued_by\x18\r \x01(\t\x12-\n\tqueued_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08trace_id\x18\x11 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x12 \x01(\t\"\xdf\x01\n\x12RunPipelineRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x03 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x41\n\nparameters\x18\x05 \x03(\x0b\x32-.basalt.v1.RunPipelineRequest.ParametersEntry\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"2\n\x13RunPipelineResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.basalt.v1.Job\"\x1b\n\rGetJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"-\n\x0eGetJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.basalt.v1.Job\"m\n\x0fListJobsRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.basalt.v1.JobState\x12$\n\x04page\x18\x03 \x01(\x0b\x32\x16.basalt.v1.PageRequest\"I\n\x10ListJobsResponse\x12\x1c\n\x04jobs\x18\x01 \x03(\x0b\x32\x0e.basalt.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x10\x43\x61ncelJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"0\n\x11\x43\x61ncelJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.basalt.v1.Job\"\x1d\n\x0fWatchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"/\n\x10WatchJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.basalt.v1.Job\"!\n\x13\x46ollowJobLogRequest\x12\n\n\x02id\x18\x01 \x01(\t\"L\n\x14\x46ollowJobLogResponse\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04line\x18\x02 \x01(\t\"#\n\x14ReadCandidateRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"G\n\x15ReadCandidateResponse\x12 \n\x04\x66ile\x18\x01 \x01(\x0b\x32\x12.basalt.v1.FileRef\x12\x0c\n\x04part\x18\x02 \x01(\x0c*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_COMPLETED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\x8a\x06\n\x0eTrainerService\x12L\n\x0bPutPipeline\x12\x1d.basalt.v1.PutPipelineRequest\x1a\x1e.basalt.v1.PutPipelineResponse\x12L\n\x0bGetPipeline\x12\x1d.basalt.v1.GetPipelineRequest\x1a\x1e.basalt.v1.GetPipelineResponse\x12R\n\rListPipelines\x12\x1f.basalt.v1.ListPipelinesRequest\x1a .basalt.v1.ListPipelinesResponse\x12L\n\x0bRunPipeline\x12\x1d.basalt.v1.RunPipelineRequest\x1a\x1e.basalt.v1.RunPipelineResponse\x12=\n\x06GetJob\x12\x18.basalt.v1.GetJobRequest\x1a\x19.basalt.v1.GetJobResponse\x12\x43\n\x08ListJobs\x12\x1a.basalt.v1.ListJobsRequest\x1a\x1b.basalt.v1.ListJobsResponse\x12\x46\n\tCancelJob\x12\x1b.basalt.v1.CancelJobRequest\x1a\x1c.basalt.v1.CancelJobResponse\x12\x45\n\x08WatchJob\x12\x1a.basalt.v1.WatchJobRequest\x1a\x1b.basalt.v1.WatchJobResponse0\x01\x12Q\n\x0c\x46ollowJobLog\x12\x1e.basalt.v1.FollowJobLogRequest\x1a\x1f.basalt.v1.FollowJobLogResponse0\x01\x12T\n\rReadCandidate\x12\x1f.basalt.v1.ReadCandidateRequest\x1a .basalt.v1.ReadCandidateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62\x61salt/v1/trainer.proto\x12\tbasalt.v1\x1a\x16\x62\x61salt/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\x01\n\x08Pipeline\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x66inition_yaml\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12!\n\x07\x63hanged\x18\x06 \x01(\x0b\x32\x10.basalt.v1.Stamp\x12\x14\n\x0c\x64rift_answer\x18\x07 \x01(\t\x12\x0f\n\x07warning\x18\x08 \x01(\t\"-\n\x12PutPipelineRequest\x12\x17\n\x0f\x64\x65\x66inition_yaml\x18\x01 \x01(\t\"<\n\x13PutPipelineResponse\x12%\n\x08pipeline\x18\x01 \x01(\x0b\x32\x13.basalt.v1.Pipeline\"\"\n\x12GetPipelineRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13GetPipelineResponse\x12%\n\x08pipeline\x18\x01 \x01(\x0b\x32\x13.basalt.v1.Pipeline\"<\n\x14ListPipelinesRequest\x12$\n\x04page\x18\x01 \x01(\x0b\x32\x16.basalt.v1.PageRequest\"X\n\x15ListPipelinesResponse\x12&\n\tpipelines\x18\x01 \x03(\x0b\x32\x13.basalt.v1.Pipeline\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xed\x03\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08pipeline\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12\"\n\x05state\x18\x06 \x01(\x0e\x32\x13.basalt.v1.JobState\x12\x0f\n\x07trigger\x18\x07 \x01(\t\x12\x10\n\x08progress\x18\x08 \x01(\x01\x12\x0c\n\x04step\x18\t \x01(\t\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\"\n\x07metrics\x18\x0b \x03(\x0b\x32\x11.basalt.v1.Metric\x12\x0f\n\x07\x66\x61ilure\x18\x0c \x01(\t\x12\x11\n\tqueued_by\x18\r \x01(\t\x12-\n\tqueued_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08trace_id\x18\x11 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x12 \x01(\t\x12\x13\n\x0bqueue_place\x18\x13 \x01(\x05\x12\x14\n\x0cqueue_others\x18\x14 \x01(\x05\"\xdf\x01\n\x12RunPipelineRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x03 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x41\n\nparameters\x18\x05 \x03(\x0b\x32-.basalt.v1.RunPipelineRequest.ParametersEntry\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"2\n\x13RunPipelineResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.basalt.v1.Job\"\x1b\n\rGetJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"-\n\x0eGetJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.basalt.v1.Job\"m\n\x0fListJobsRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.basalt.v1.JobState\x12$\n\x04page\x18\x03 \x01(\x0b\x32\x16.basalt.v1.PageRequest\"I\n\x10ListJobsResponse\x12\x1c\n\x04jobs\x18\x01 \x03(\x0b\x32\x0e.basalt.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x10\x43\x61ncelJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"0\n\x11\x43\x61ncelJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.basalt.v1.Job\"\x1d\n\x0fWatchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"/\n\x10WatchJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.basalt.v1.Job\"!\n\x13\x46ollowJobLogRequest\x12\n\n\x02id\x18\x01 \x01(\t\"L\n\x14\x46ollowJobLogResponse\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04line\x18\x02 \x01(\t\"#\n\x14ReadCandidateRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"G\n\x15ReadCandidateResponse\x12 \n\x04\x66ile\x18\x01 \x01(\x0b\x32\x12.basalt.v1.FileRef\x12\x0c\n\x04part\x18\x02 \x01(\x0c*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_COMPLETED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\x8a\x06\n\x0eTrainerService\x12L\n\x0bPutPipeline\x12\x1d.basalt.v1.PutPipelineRequest\x1a\x1e.basalt.v1.PutPipelineResponse\x12L\n\x0bGetPipeline\x12\x1d.basalt.v1.GetPipelineRequest\x1a\x1e.basalt.v1.GetPipelineResponse\x12R\n\rListPipelines\x12\x1f.basalt.v1.ListPipelinesRequest\x1a .basalt.v1.ListPipelinesResponse\x12L\n\x0bRunPipeline\x12\x1d.basalt.v1.RunPipelineRequest\x1a\x1e.basalt.v1.RunPipelineResponse\x12=\n\x06GetJob\x12\x18.basalt.v1.GetJobRequest\x1a\x19.basalt.v1.GetJobResponse\x12\x43\n\x08ListJobs\x12\x1a.basalt.v1.ListJobsRequest\x1a\x1b.basalt.v1.ListJobsResponse\x12\x46\n\tCancelJob\x12\x1b.basalt.v1.CancelJobRequest\x1a\x1c.basalt.v1.CancelJobResponse\x12\x45\n\x08WatchJob\x12\x1a.basalt.v1.WatchJobRequest\x1a\x1b.basalt.v1.WatchJobResponse0\x01\x12Q\n\x0c\x46ollowJobLog\x12\x1e.basalt.v1.FollowJobLogRequest\x1a\x1f.basalt.v1.FollowJobLogResponse0\x01\x12T\n\rReadCandidate\x12\x1f.basalt.v1.ReadCandidateRequest\x1a .basalt.v1.ReadCandidateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNPIPELINEREQUEST_PARAMETERSENTRY']._loaded_options = None
   _globals['_RUNPIPELINEREQUEST_PARAMETERSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=2025
-  _globals['_JOBSTATE']._serialized_end=2179
+  _globals['_JOBSTATE']._serialized_start=2068
+  _globals['_JOBSTATE']._serialized_end=2222
   _globals['_PIPELINE']._serialized_start=96
   _globals['_PIPELINE']._serialized_end=269
   _globals['_PUTPIPELINEREQUEST']._serialized_start=271
@@ -52,37 +52,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPIPELINESRESPONSE']._serialized_start=540
   _globals['_LISTPIPELINESRESPONSE']._serialized_end=628
   _globals['_JOB']._serialized_start=631
-  _globals['_JOB']._serialized_end=1081
-  _globals['_RUNPIPELINEREQUEST']._serialized_start=1084
-  _globals['_RUNPIPELINEREQUEST']._serialized_end=1307
-  _globals['_RUNPIPELINEREQUEST_PARAMETERSENTRY']._serialized_start=1258
-  _globals['_RUNPIPELINEREQUEST_PARAMETERSENTRY']._serialized_end=1307
-  _globals['_RUNPIPELINERESPONSE']._serialized_start=1309
-  _globals['_RUNPIPELINERESPONSE']._serialized_end=1359
-  _globals['_GETJOBREQUEST']._serialized_start=1361
-  _globals['_GETJOBREQUEST']._serialized_end=1388
-  _globals['_GETJOBRESPONSE']._serialized_start=1390
-  _globals['_GETJOBRESPONSE']._serialized_end=1435
-  _globals['_LISTJOBSREQUEST']._serialized_start=1437
-  _globals['_LISTJOBSREQUEST']._serialized_end=1546
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1548
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1621
-  _globals['_CANCELJOBREQUEST']._serialized_start=1623
-  _globals['_CANCELJOBREQUEST']._serialized_end=1669
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1671
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1719
-  _globals['_WATCHJOBREQUEST']._serialized_start=1721
-  _globals['_WATCHJOBREQUEST']._serialized_end=1750
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1752
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1799
-  _globals['_FOLLOWJOBLOGREQUEST']._serialized_start=1801
-  _globals['_FOLLOWJOBLOGREQUEST']._serialized_end=1834
-  _globals['_FOLLOWJOBLOGRESPONSE']._serialized_start=1836
-  _globals['_FOLLOWJOBLOGRESPONSE']._serialized_end=1912
-  _globals['_READCANDIDATEREQUEST']._serialized_start=1914
-  _globals['_READCANDIDATEREQUEST']._serialized_end=1949
-  _globals['_READCANDIDATERESPONSE']._serialized_start=1951
-  _globals['_READCANDIDATERESPONSE']._serialized_end=2022
-  _globals['_TRAINERSERVICE']._serialized_start=2182
-  _globals['_TRAINERSERVICE']._serialized_end=2960
+  _globals['_JOB']._serialized_end=1124
+  _globals['_RUNPIPELINEREQUEST']._serialized_start=1127
+  _globals['_RUNPIPELINEREQUEST']._serialized_end=1350
+  _globals['_RUNPIPELINEREQUEST_PARAMETERSENTRY']._serialized_start=1301
+  _globals['_RUNPIPELINEREQUEST_PARAMETERSENTRY']._serialized_end=1350
+  _globals['_RUNPIPELINERESPONSE']._serialized_start=1352
+  _globals['_RUNPIPELINERESPONSE']._serialized_end=1402
+  _globals['_GETJOBREQUEST']._serialized_start=1404
+  _globals['_GETJOBREQUEST']._serialized_end=1431
+  _globals['_GETJOBRESPONSE']._serialized_start=1433
+  _globals['_GETJOBRESPONSE']._serialized_end=1478
+  _globals['_LISTJOBSREQUEST']._serialized_start=1480
+  _globals['_LISTJOBSREQUEST']._serialized_end=1589
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1591
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1664
+  _globals['_CANCELJOBREQUEST']._serialized_start=1666
+  _globals['_CANCELJOBREQUEST']._serialized_end=1712
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1714
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1762
+  _globals['_WATCHJOBREQUEST']._serialized_start=1764
+  _globals['_WATCHJOBREQUEST']._serialized_end=1793
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1795
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1842
+  _globals['_FOLLOWJOBLOGREQUEST']._serialized_start=1844
+  _globals['_FOLLOWJOBLOGREQUEST']._serialized_end=1877
+  _globals['_FOLLOWJOBLOGRESPONSE']._serialized_start=1879
+  _globals['_FOLLOWJOBLOGRESPONSE']._serialized_end=1955
+  _globals['_READCANDIDATEREQUEST']._serialized_start=1957
+  _globals['_READCANDIDATEREQUEST']._serialized_end=1992
+  _globals['_READCANDIDATERESPONSE']._serialized_start=1994
+  _globals['_READCANDIDATERESPONSE']._serialized_end=2065
+  _globals['_TRAINERSERVICE']._serialized_start=2225
+  _globals['_TRAINERSERVICE']._serialized_end=3003
 # @@protoc_insertion_point(module_scope)

@@ -85,7 +85,7 @@ class ListPipelinesResponse(_message.Message):
     def __init__(self, pipelines: _Optional[_Iterable[_Union[Pipeline, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "pipeline", "dataset", "dataset_version", "model", "state", "trigger", "progress", "step", "attempt", "metrics", "failure", "queued_by", "queued_at", "started_at", "ended_at", "trace_id", "manifest_sha256")
+    __slots__ = ("id", "pipeline", "dataset", "dataset_version", "model", "state", "trigger", "progress", "step", "attempt", "metrics", "failure", "queued_by", "queued_at", "started_at", "ended_at", "trace_id", "manifest_sha256", "queue_place", "queue_others")
     ID_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +104,8 @@ class Job(_message.Message):
     ENDED_AT_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_PLACE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_OTHERS_FIELD_NUMBER: _ClassVar[int]
     id: str
     pipeline: str
     dataset: str
@@ -122,7 +124,9 @@ class Job(_message.Message):
     ended_at: _timestamp_pb2.Timestamp
     trace_id: str
     manifest_sha256: str
-    def __init__(self, id: _Optional[str] = ..., pipeline: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_version: _Optional[int] = ..., model: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., trigger: _Optional[str] = ..., progress: _Optional[float] = ..., step: _Optional[str] = ..., attempt: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[_common_pb2.Metric, _Mapping]]] = ..., failure: _Optional[str] = ..., queued_by: _Optional[str] = ..., queued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace_id: _Optional[str] = ..., manifest_sha256: _Optional[str] = ...) -> None: ...
+    queue_place: int
+    queue_others: int
+    def __init__(self, id: _Optional[str] = ..., pipeline: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_version: _Optional[int] = ..., model: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., trigger: _Optional[str] = ..., progress: _Optional[float] = ..., step: _Optional[str] = ..., attempt: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[_common_pb2.Metric, _Mapping]]] = ..., failure: _Optional[str] = ..., queued_by: _Optional[str] = ..., queued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trace_id: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., queue_place: _Optional[int] = ..., queue_others: _Optional[int] = ...) -> None: ...
 
 class RunPipelineRequest(_message.Message):
     __slots__ = ("pipeline", "dataset", "dataset_version", "idempotency_key", "parameters")
