@@ -88,7 +88,7 @@ def make(folder: Path, mongodb: str = MONGODB) -> None:
         place = _private_folder(folder / container, owner)
         for name, content in files.items():
             _write(place / name, content, owner)
-    for service in SERVICES:
+    for service in (*SERVICES, "triton"):
         _certify(folder / service / "tls", authority, service)
 
 

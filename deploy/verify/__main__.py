@@ -103,6 +103,7 @@ def servers(folder: Path, secrets: Path, otlp_http: int) -> Iterator[dict[str, s
             folder / "triton",
             tcp=True,
             control_key=platform["triton_control_key"],
+            tls=secrets / "triton/tls",
             traces_url=traces,
             traces_token=senders.token(platform["otlp_key"], "triton"),
         ) as triton,
@@ -111,7 +112,7 @@ def servers(folder: Path, secrets: Path, otlp_http: int) -> Iterator[dict[str, s
             "VERIFY_KAFKA": kafka.bootstrap,
             "VERIFY_MINIO": minio.address,
             "VERIFY_MONGODB": ferretdb.address,
-            "VERIFY_TRITON": triton.grpc_address,
+            "VERIFY_TRITON": f"tls:{triton.grpc_address}",
         }
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
 from libs.common.errors import PreconditionError
+
+# An address that begins with it is spoken to by mutual TLS, with our own certificate.
+TLS = "tls:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +49,26 @@ class ServerTls:
     def channel_credentials(self) -> grpc.ChannelCredentials:
         key, certificate, authority = self._pem()
         return grpc.ssl_channel_credentials(authority, key, certificate)
+
+    def client_context(self) -> ssl.SSLContext:
+        """For HTTP/2 by asyncio, as gRPC does it."""
+        self._pem()
+        key, certificate, authority = self.paths
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(authority)
+        context.load_cert_chain(certificate, key)
+        context.set_alpn_protocols(["h2"])
+        return context
+
+
+def tls_for(address: str, tls: ServerTls | None) -> ServerTls | None:
+    """What an address asks for. Raises PreconditionError when we have no certificate for it."""
+    if not address.startswith(TLS):
+        return None
+    if tls is None:
+        raise PreconditionError(
+            "Mutual TLS is asked for, and there is no certificate.",
+            which="BASALT_TLS",
+            next_step="Set BASALT_TLS to the folder of this service's certificate.",
+        )
+    return tls

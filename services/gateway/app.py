@@ -52,7 +52,7 @@ def build(settings: Settings) -> Service:
     envoy_follower = EnvoyFollower(envoy, folder, ACCESS_LOG)
     gateway = GatewayServicer(Doorkeeping(door, limits, limit_follower, routes, envoy_follower))
 
-    triton = TritonServer(settings.triton)
+    triton = TritonServer(settings.triton, base.tls)
     dispatcher = DispatcherSocket(settings.door_folder / DISPATCHER_SOCKET)
     predicting = Predicting(lambda: door.table, triton, dispatcher)
     inference = InferenceServicer(predicting, _version())

@@ -10,7 +10,10 @@ from libs.common.settings import CommonSettings
 
 
 class Settings(CommonSettings):
-    triton: str = Field(description="Triton's gRPC address: host:port, or unix:PATH")
+    triton: str = Field(
+        description="Triton's gRPC address: host:port, unix:PATH, or tls:host:port (mutual TLS"
+        " with the certificate in BASALT_TLS)"
+    )
     door_listen: str = Field(description="Where Envoy listens for callers: host:port")
     door_folder: Path = Field(
         description="Folder of Envoy's configuration, the routes and the dispatcher's socket"

@@ -34,6 +34,7 @@ def build(settings: Settings) -> Service:
     triton = Triton(
         settings.triton,
         settings.triton_control_key.get_secret_value(),
+        tls=base.tls,
         secret=settings.service_credential.get_secret_value().encode(),
         backend=settings.triton_backend,
         kind=settings.triton_instances,

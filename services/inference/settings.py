@@ -10,7 +10,10 @@ from libs.common.settings import CommonSettings
 
 
 class Settings(CommonSettings):
-    triton: str = Field(description="Triton's gRPC address: host:port, or unix:PATH")
+    triton: str = Field(
+        description="Triton's gRPC address: host:port, unix:PATH, or tls:host:port (mutual TLS"
+        " with the certificate in BASALT_TLS)"
+    )
     triton_control_key: SecretStr = Field(
         SecretStr(""), description="What Triton's restricted protocols ask for; empty: nothing"
     )

@@ -11,8 +11,13 @@ import tritonclient.grpc
 from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
+from libs.common.errors import PreconditionError
+from libs.common.tls import ServerTls
 from services.gateway.dispatcher import Dispatcher, Route, RoutingTable, Variant
+from services.gateway.outbound.triton import TritonServer
+from services.inference.outbound.triton import Triton as Loader
 from tests.gateway.conftest import DIGEST, TENANT
+from tests.support.certificates import write_certificates
 from tests.support.servers import TRITON_CONTROL_KEY
 from tools.servers import Triton
 
@@ -112,3 +117,51 @@ async def test_large_tensors_pass(socket: Path) -> None:
     with tritonclient.grpc.InferenceServerClient(f"unix:{socket}") as client:
         answer = await asyncio.to_thread(infer, client, x, "double")
     assert np.array_equal(answer.as_numpy("y"), x + x)
+
+
+async def test_by_mutual_tls_with_a_certificate_of_the_door(tmp_path: Path) -> None:
+    """As in containers: the dispatcher's calls, the slow edge's, and what inference asks."""
+    folder = write_certificates(tmp_path / "tls", ["triton", "gateway"])
+    tls = ServerTls(folder, "gateway")
+    with Triton(tmp_path / "triton", tcp=True, tls=folder) as server:
+        address = f"tls:{server.grpc_address}"
+        with InferenceServerClient(
+            server.grpc_address,
+            ssl=True,
+            root_certificates=str(folder / "ca.pem"),
+            private_key=str(folder / "gateway.key"),
+            certificate_chain=str(folder / "gateway.pem"),
+        ) as client:
+            await asyncio.to_thread(
+                client.load_model,
+                "acme.double",
+                config=json.dumps(CONFIG),
+                files={"file:1/model.py": MODEL},
+            )
+        dispatcher = Dispatcher(server.grpc_address, tls=tls.client_context())
+        variants = (Variant("acme.double", "3", DIGEST, 1),)
+        dispatcher.use(RoutingTable.of([Route("acme", "double", variants)]))
+        await dispatcher.start(tmp_path / "door.sock")
+        try:
+            with tritonclient.grpc.InferenceServerClient(
+                f"unix:{tmp_path / 'door.sock'}"
+            ) as client:
+                x = np.array([[1.0, 2.0]], np.float32)
+                answer = await asyncio.to_thread(infer, client, x, "double")
+            assert np.array_equal(answer.as_numpy("y"), x + x)
+        finally:
+            await dispatcher.close(grace_s=5.0)
+
+        edge = TritonServer(address, tls)
+        loader = Loader(address, "", secret=b"s", backend="python", kind="CPU", tls=tls)
+        try:
+            assert await edge.model_ready("acme.double")
+            assert "acme.double" in await loader.held()
+        finally:
+            await edge.stop()
+            await loader.stop()
+
+
+def test_without_a_certificate_mutual_tls_is_refused_at_the_start() -> None:
+    with pytest.raises(PreconditionError, match="there is no certificate"):
+        TritonServer("tls:triton:8001")

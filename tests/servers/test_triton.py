@@ -13,6 +13,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+from tests.support.certificates import write_certificates
 from tests.support.servers import TRITON_CONTROL_KEY
 from tools.servers import ServerError, Triton
 from tools.servers.triton import SHARED_MEMORY, STALE_S_MIN, TEMPORARY
@@ -188,6 +189,29 @@ def test_it_can_listen_on_loopback_for_those_who_have_its_key(tmp_path: Path) ->
         assert server.grpc_address == f"127.0.0.1:{server.ports['grpc']}"
         load(client, "double")
         assert infer(client, "double") == [[2, 4]]
+
+
+def test_with_certificates_it_hears_nobody_without_one(tmp_path: Path) -> None:
+    tls = write_certificates(tmp_path / "tls", ["triton", "inference"])
+    strangers = write_certificates(tmp_path / "strangers", ["inference"])
+
+    def client(folder: Path, name: str = "") -> InferenceServerClient:
+        own = {"private_key": f"{folder / name}.key", "certificate_chain": f"{folder / name}.pem"}
+        return InferenceServerClient(
+            server.grpc_address,
+            ssl=True,
+            root_certificates=str(tls / "ca.pem"),
+            **(own if name else {}),
+        )
+
+    with Triton(tmp_path / "triton", tcp=True, tls=tls) as server:
+        with client(tls, "inference") as known:
+            load(known, "double")
+            assert infer(known, "double") == [[2, 4]]
+        with InferenceServerClient(server.grpc_address) as plain:
+            for other in (plain, client(tls), client(strangers, "inference")):
+                with pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+                    other.is_server_live(client_timeout=3)
 
 
 def test_a_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ class Triton(Server):
     `grpc_address` is what a gRPC client takes: of the Unix socket, or of a loopback port with
     `tcp`, for clients that are not of this user, as containers are. `control_key` guards the model
     repository, shared memory, trace and log calls: a client sends it as the metadata
-    `control_header`. It is on Triton's command line, so it is for tests and for containers.
+    `control_header`. It is on Triton's command line, so it is for tests and for containers. `tls`
+    is a folder with ca.pem, triton.pem and triton.key.
     """
 
     name: ClassVar[str] = "triton"
@@ -67,6 +68,7 @@ class Triton(Server):
         tcp: bool = False,
         control_key: str | None = None,
         repository: Path | None = None,
+        tls: Path | None = None,
         traces_url: str | None = None,
         traces_token: str = "",
     ) -> None:
@@ -75,6 +77,7 @@ class Triton(Server):
         self.socket = self.directory / "socket" / "t:1"
         self.grpc_address = f"{LOOPBACK}:{self.ports['grpc']}" if tcp else f"unix:{self.socket}"
         self.control_key = control_key
+        self.tls = tls
         self.repository = (repository or self.directory / "models").absolute()
         self.traces_url = traces_url
         self._traces_token = traces_token
@@ -131,7 +134,18 @@ class Triton(Server):
             address, _, port = self.grpc_address.rpartition(":")
             grpc_at = [f"--grpc-address={address}", f"--grpc-port={port}"]
         # HTTP takes no Unix socket. What its metrics tell is asked by gRPC, as statistics.
-        return [*grpc_at, "--allow-http=false", "--allow-metrics=false"]
+        return [*grpc_at, *self._mutual_tls(), "--allow-http=false", "--allow-metrics=false"]
+
+    def _mutual_tls(self) -> list[str]:
+        """Clients prove themselves by a certificate of the authority that signed this one's."""
+        if self.tls is None:
+            return []
+        return [
+            "--grpc-use-ssl-mutual=true",
+            f"--grpc-server-cert={self.tls / 'triton.pem'}",
+            f"--grpc-server-key={self.tls / 'triton.key'}",
+            f"--grpc-root-cert={self.tls / 'ca.pem'}",
+        ]
 
     def _restrictions(self) -> list[str]:
         if self.control_key is None:
@@ -163,7 +177,7 @@ class Triton(Server):
         return plain
 
     def _ready(self) -> bool:
-        with grpc.insecure_channel(self.grpc_address) as channel:
+        with self._channel() as channel:
             ask = channel.unary_unary(
                 SERVER_READY, request_serializer=None, response_deserializer=None
             )
@@ -171,6 +185,14 @@ class Triton(Server):
                 return ask(b"", timeout=PROBE_S_MAX) == READY
             except grpc.RpcError:
                 return False
+
+    def _channel(self) -> grpc.Channel:
+        if self.tls is None:
+            return grpc.insecure_channel(self.grpc_address)
+        files = ("ca.pem", "triton.key", "triton.pem")
+        pems = (self.tls.joinpath(file).read_bytes() for file in files)
+        credentials = grpc.ssl_channel_credentials(*pems)
+        return grpc.secure_channel(self.grpc_address, credentials)
 
     # What a Triton leaves behind: copies of models in /tmp, and regions in /dev/shm. Where both are
     # its own, they end with it; elsewhere they are told apart and removed.
@@ -183,7 +205,12 @@ class Triton(Server):
         folders = (self.directory, self.repository, self.obtain(), _libpython().parent)
         return Privacy(
             temporary=self._temporary,
-            kept=(*folders, Path(sys.base_prefix), Path(sys.prefix)),
+            kept=(
+                *folders,
+                *([self.tls.absolute()] if self.tls else []),
+                Path(sys.base_prefix),
+                Path(sys.prefix),
+            ),
         )
 
     def kill(self) -> None:

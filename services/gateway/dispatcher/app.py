@@ -20,6 +20,7 @@ from libs.common.clock import SystemClock
 from libs.common.errors import BasaltError, PreconditionError
 from libs.common.kafka import KafkaAccess
 from libs.common.runtime import Part, Service
+from libs.common.tls import TLS, ServerTls, tls_for
 from services.gateway.core.door import ROUTES_FILE
 from services.gateway.core.envoy.clusters import DISPATCHER_SOCKET
 from services.gateway.core.reporting import SAMPLES_MAX, Reporting
@@ -47,8 +48,16 @@ class Serving:
 
     name = "dispatcher"
 
-    def __init__(self, triton: str, folder: Path, sampler: Sampler, spans: SpanBuffer) -> None:
-        self._triton = triton
+    def __init__(
+        self,
+        triton: str,
+        folder: Path,
+        sampler: Sampler,
+        spans: SpanBuffer,
+        tls: ServerTls | None = None,
+    ) -> None:
+        self._tls = tls_for(triton, tls)
+        self._triton = triton.removeprefix(TLS)
         self._folder = folder
         self._sampler = sampler
         self._spans = spans
@@ -63,7 +72,12 @@ class Serving:
         return self._dispatcher
 
     async def start(self) -> None:
-        self._dispatcher = Dispatcher(self._triton, sampler=self._sampler, on_span=self._spans.add)
+        self._dispatcher = Dispatcher(
+            self._triton,
+            sampler=self._sampler,
+            on_span=self._spans.add,
+            tls=self._tls.client_context() if self._tls else None,
+        )
         self._look()
         try:
             await self._dispatcher.start(self._folder / DISPATCHER_SOCKET)
@@ -142,7 +156,8 @@ class Telling:
 
 def build(settings: Settings) -> Service:
     sampler, spans = Sampler(samples_max=SAMPLES_MAX), SpanBuffer()
-    serving = Serving(settings.triton, settings.door_folder.absolute(), sampler, spans)
+    tls = ServerTls(settings.tls, "gateway") if settings.tls else None
+    serving = Serving(settings.triton, settings.door_folder.absolute(), sampler, spans, tls)
     predictions = KafkaPredictions(Bus(KafkaAccess.of(settings, "gateway"), Router("gateway")))
     reporting = Reporting(
         snapshot=lambda: serving.dispatcher.snapshot(),

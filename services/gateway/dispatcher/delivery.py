@@ -1,6 +1,7 @@
 """Brings calls to Triton and answers back: when what is sent, merged or alone, once or again."""
 
 import asyncio
+import ssl
 from time import monotonic
 
 from services.gateway.dispatcher.calls import ABANDONED, SENT, WAITING, Call, RefusedError, Status
@@ -25,7 +26,12 @@ class Delivery:
     """The queues of all models, and the connection that empties them."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, triton_address: str, ledger: Ledger, limits: Limits
+        self,
+        loop: asyncio.AbstractEventLoop,
+        triton_address: str,
+        ledger: Ledger,
+        limits: Limits,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._loop = loop
         self._ledger = ledger
@@ -33,7 +39,9 @@ class Delivery:
         self._dirty: list[ModelQueue] = []
         self._absence: asyncio.TimerHandle | None = None
         self.models: dict[tuple[str, str], ModelQueue] = {}
-        self.upstream = Upstream(triton_address, self, answer_bytes_max=limits.answer_bytes_max)
+        self.upstream = Upstream(
+            triton_address, self, answer_bytes_max=limits.answer_bytes_max, tls=tls
+        )
         self.triton_requests = 0
         self.calls_merged = 0
 

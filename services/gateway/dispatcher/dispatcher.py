@@ -11,6 +11,7 @@ Everything runs on one event loop's thread; nothing here waits, and nothing take
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,13 +41,14 @@ class Dispatcher:
         limits: Limits | None = None,
         sampler: Sampler | None = None,
         on_span: Callable[[CallSpan], None] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         limits = limits or Limits()
         self.sampler = sampler or Sampler()
         self._loop = asyncio.get_running_loop()
         self._counts = Counts()
         self._ledger = Ledger(self._loop, limits, self._counts, self.sampler, on_span)
-        self._delivery = Delivery(self._loop, triton_address, self._ledger, limits)
+        self._delivery = Delivery(self._loop, triton_address, self._ledger, limits, tls)
         self._admission = Admission(limits, self._ledger, self._delivery)
         self._call_headers = HeaderReader(interpret_call)
         self._connections: set[EnvoyConnection] = set()

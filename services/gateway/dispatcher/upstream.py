@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 from collections.abc import Callable
 from time import monotonic
 
@@ -273,11 +274,19 @@ def _decoded(message: bytes) -> str:
 class Upstream:
     """Keeps one usable connection to Triton, as long as there is a Triton to connect to.
 
-    `address` is host:port, or unix:PATH.
+    `address` is host:port, or unix:PATH; `tls` is for the former.
     """
 
-    def __init__(self, address: str, ends: ExchangeEnds, *, answer_bytes_max: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        ends: ExchangeEnds,
+        *,
+        answer_bytes_max: int,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.address = address
+        self._tls = tls
         self._ends = ends
         self._answer_bytes_max = answer_bytes_max
         self._reader = HeaderReader(interpret_answer)
@@ -347,7 +356,11 @@ class Upstream:
                 self._protocol, self.address.removeprefix(UNIX)
             )
         host, _, port = self.address.rpartition(":")
-        return await loop.create_connection(self._protocol, host.strip("[]"), int(port))
+        host = host.strip("[]")
+        name = host if self._tls else None
+        return await loop.create_connection(
+            self._protocol, host, int(port), ssl=self._tls, server_hostname=name
+        )
 
     def _protocol(self) -> TritonConnection:
         return TritonConnection(

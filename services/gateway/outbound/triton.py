@@ -16,6 +16,7 @@ import grpc.aio
 from libs.common.errors import DependencyError, InternalError, NotFoundError
 from libs.common.pb.inference import grpc_inference_service_pb2 as pb
 from libs.common.pb.inference.grpc_inference_service_pb2_grpc import GRPCInferenceServiceStub
+from libs.common.tls import TLS, ServerTls, tls_for
 from services.gateway.core.predicting import ModelDescription, TensorDescription
 
 ASK_S_MAX = 5.0
@@ -33,8 +34,9 @@ class TritonServer:
 
     name = "triton channel"
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, tls: ServerTls | None = None) -> None:
+        self._address = address.removeprefix(TLS)
+        self._tls = tls_for(address, tls)
         self._opened: grpc.aio.Channel | None = None
         # Calls that nobody waits for any more; the event loop itself would forget them.
         self._unseen: set[asyncio.Future[Any]] = set()
@@ -42,7 +44,11 @@ class TritonServer:
     @property
     def _stub(self) -> GRPCInferenceServiceStub:
         if self._opened is None:
-            self._opened = grpc.aio.insecure_channel(self._address, OPTIONS)
+            self._opened = (
+                grpc.aio.secure_channel(self._address, self._tls.channel_credentials(), OPTIONS)
+                if self._tls
+                else grpc.aio.insecure_channel(self._address, OPTIONS)
+            )
         return GRPCInferenceServiceStub(self._opened)
 
     async def start(self) -> None:

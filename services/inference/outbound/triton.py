@@ -23,6 +23,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from libs.common.errors import DependencyError, PreconditionError
+from libs.common.tls import TLS, ServerTls, tls_for
 from libs.common.wording import without_folders
 from services.inference.outbound.triton_config import (
     CHALLENGE,
@@ -76,8 +77,10 @@ class Triton:
         secret: bytes,
         backend: Backend,
         kind: InstanceKind,
+        tls: ServerTls | None = None,
     ) -> None:
-        self._address = address
+        self._address = address.removeprefix(TLS)
+        self._tls = tls_for(address, tls)
         self._headers = {CONTROL_HEADER: control_key} if control_key else {}
         self._secret = secret
         self._backend: Backend = backend
@@ -90,7 +93,15 @@ class Triton:
     @property
     def _client(self) -> triton.InferenceServerClient:
         if self._open is None:
-            self._open = triton.InferenceServerClient(self._address, channel_args=RECONNECT_OPTIONS)
+            key, certificate, authority = self._tls.paths if self._tls else (None, None, None)
+            self._open = triton.InferenceServerClient(
+                self._address,
+                ssl=self._tls is not None,
+                root_certificates=_text(authority),
+                private_key=_text(key),
+                certificate_chain=_text(certificate),
+                channel_args=RECONNECT_OPTIONS,
+            )
         return self._open
 
     async def held(self) -> Mapping[str, int]:
@@ -241,6 +252,10 @@ _UNLOADED = frozenset({str(grpc.StatusCode.NOT_FOUND), str(grpc.StatusCode.INVAL
 def _reason(message: str) -> str:
     """The first line says what happened; the rest is a trace of Triton's insides."""
     return without_folders(message.partition("\n")[0].strip())[:REASON_CHARACTERS_MAX]
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path else None
 
 
 def _keyed(key: bytes, message: str) -> str:

@@ -192,8 +192,12 @@ def test_triton_guards_what_changes_it() -> None:
         "--disable-auto-complete-config",
         '--grpc-restricted-protocol="$$rule"',
         '--http-restricted-api="$$rule"',
+        "--grpc-use-ssl-mutual=true",
+        "--http-address=127.0.0.1",
         "model-repository,model-config,shared-memory,trace,logging:basalt-control=",
     ):
         assert flag in command
     assert CONTAINERS["triton"]["networks"] == ["serving"]
     assert CONTAINERS["inference"]["environment"]["BASALT_TRITON_BACKEND"] == "onnxruntime"
+    for name in ("inference", "gateway", "dispatcher"):
+        assert CONTAINERS[name]["environment"]["BASALT_TRITON"] == "tls:triton:8001"

@@ -138,7 +138,9 @@ def test_certificates_are_renewed_before_they_end(
     after = contents(tmp_path)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {
-        f"{service}/tls/{service}.{kind}" for service in SERVICES for kind in ("pem", "key")
+        f"{service}/tls/{service}.{kind}"
+        for service in (*SERVICES, "triton")
+        for kind in ("pem", "key")
     }
 
 
