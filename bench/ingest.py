@@ -27,8 +27,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from libs.common.kafka import KafkaAccess
 from services.ingest.outbound.kafka_records import KafkaRecords
-from services.ingest.outbound.kafka_topics import KafkaTopics
+from services.ingest.ports import Stream
 from tests.support.eventually import eventually
+from tests.support.topics import BareTopics
 from tests.support.upstream import Ingest, ingest_core
 from tools.servers import Kafka
 
@@ -126,7 +127,7 @@ async def bare(bootstrap: str, count: int) -> float:
 
 async def taken_in(bootstrap: str, count: int, folder: Path) -> float:
     """Seconds until the journal has committed them all."""
-    core = ingest_core(folder, KafkaTopics(KafkaAccess(bootstrap), replication=1))
+    core = ingest_core(folder, BareTopics(bootstrap))
     await core.sources.put(TENANT, SOURCE, CONTRACT, "bench")
     records = KafkaRecords(KafkaAccess(bootstrap), core.intake)
     began = time.perf_counter()
@@ -157,7 +158,7 @@ def measure(count: int, rounds: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="basalt-bench-"))
     try:
         with Kafka(folder / "kafka") as kafka:
-            asyncio.run(KafkaTopics(KafkaAccess(kafka.bootstrap), replication=1).ensure([TOPIC]))
+            asyncio.run(BareTopics(kafka.bootstrap).put(Stream(TENANT, SOURCE, durable=False)))
             size = uvloop.run(publish(kafka.bootstrap, count))
             pairs = [
                 (

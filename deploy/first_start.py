@@ -26,6 +26,7 @@ from pathlib import Path
 from deploy.certificates import Pair, new_authority, new_certificate
 from libs.common import senders
 from libs.common.files import PRIVATE, keep_private, write_durably
+from libs.common.kafka_broker import identity_properties, tls_properties
 from libs.common.settings import SERVICES
 
 # The users that the containers run as; docker-compose.yml says the same.
@@ -46,6 +47,8 @@ SECRET_BYTES = 32
 S3_SECRET_BYTES = 20
 FOLDER_MODE = 0o700
 ROOT_USER = "root"
+# Where Kafka's container sees its folder: its image takes `server.properties` from there.
+KAFKA_SECRETS = "/mnt/shared/config"
 SENDERS = (*SERVICES, "triton")
 MONGODB = "mongodb:27017"
 
@@ -70,6 +73,11 @@ class Platform:
     metrics_key: str = field(default_factory=lambda: secrets.token_hex(SECRET_BYTES))
     grafana_password: str = field(default_factory=lambda: secrets.token_hex(SECRET_BYTES))
     service_credentials: dict[str, str] = field(default_factory=lambda: _one_each(SECRET_BYTES))
+    kafka_broker_password: str = field(default_factory=lambda: secrets.token_hex(SECRET_BYTES))
+    kafka_administrator_password: str = field(
+        default_factory=lambda: secrets.token_hex(SECRET_BYTES)
+    )
+    kafka_passwords: dict[str, str] = field(default_factory=lambda: _one_each(SECRET_BYTES))
     mongodb_passwords: dict[str, str] = field(default_factory=lambda: _one_each(SECRET_BYTES))
     minio_passwords: dict[str, str] = field(default_factory=lambda: _one_each(S3_SECRET_BYTES))
 
@@ -88,8 +96,9 @@ def make(folder: Path, mongodb: str = MONGODB) -> None:
         place = _private_folder(folder / container, owner)
         for name, content in files.items():
             _write(place / name, content, owner)
-    for service in (*SERVICES, "triton"):
+    for service in (*SERVICES, "kafka", "triton"):
         _certify(folder / service / "tls", authority, service)
+    _write_keystore(folder / "kafka/tls")
 
 
 def hand_over(volumes: Path) -> None:
@@ -103,6 +112,7 @@ def hand_over(volumes: Path) -> None:
 def _given(platform: Platform, mongodb: str) -> dict[str, Files]:
     """What each container is given, by file."""
     given = {
+        "kafka": {"server.properties": _kafka_properties(platform).encode()},
         "mongodb": {
             "root_user": ROOT_USER.encode(),
             "root_password": platform.mongodb_root_password.encode(),
@@ -128,6 +138,7 @@ def _given(platform: Platform, mongodb: str) -> dict[str, Files]:
         given[service] = {
             "basalt_service_credential": platform.service_credentials[service].encode(),
             "basalt_otlp_token": otlp_token(platform, service),
+            "basalt_kafka_password": platform.kafka_passwords[service].encode(),
             "basalt_journal": journal.encode(),
             "basalt_s3_access_key": service.encode(),
             "basalt_s3_secret_key": platform.minio_passwords[service].encode(),
@@ -135,6 +146,8 @@ def _given(platform: Platform, mongodb: str) -> dict[str, Files]:
     given["security"] |= {
         "basalt_master_key": platform.master_key.encode(),
         "basalt_service_credentials": _json(platform.service_credentials),
+        "basalt_kafka_passwords": _json(platform.kafka_passwords),
+        "basalt_kafka_administrator_password": platform.kafka_administrator_password.encode(),
     }
     given["monitoring"] |= {
         "basalt_otlp_key": platform.otlp_key.encode(),
@@ -147,6 +160,19 @@ def _given(platform: Platform, mongodb: str) -> dict[str, Files]:
 def otlp_token(platform: Platform, sender: str) -> bytes:
     """What says to whoever takes in spans that they are the sender's own."""
     return senders.token(platform.otlp_key, sender).encode()
+
+
+def _kafka_properties(platform: Platform) -> str:
+    """What Kafka's image adds its environment to: who is asked for what, and its certificate."""
+    return identity_properties(
+        platform.kafka_broker_password, platform.kafka_administrator_password
+    ) + tls_properties(f"{KAFKA_SECRETS}/tls/keystore.pem", f"{KAFKA_SECRETS}/tls/ca.pem")
+
+
+def _write_keystore(folder: Path) -> None:
+    """Kafka wants key and certificate in one file."""
+    content = (folder / "kafka.key").read_bytes() + (folder / "kafka.pem").read_bytes()
+    _write(folder / "keystore.pem", content, OWNERS["kafka"])
 
 
 def database(service: str) -> str:

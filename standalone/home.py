@@ -66,6 +66,10 @@ class Secrets:
     service_credentials: dict[str, str]
     otlp_key: str
     metrics_key: str
+    # Of the broker itself, of Kafka's administrator, and of each service there.
+    kafka_broker_password: str
+    kafka_administrator_password: str
+    kafka_passwords: dict[str, str]
     # Of an installation from when Triton listened on a port; nobody asks for it any more.
     triton_control_key: str = ""
 
@@ -268,11 +272,10 @@ def _later(known: Mapping[str, Any]) -> dict[str, Any]:
 
     They seal nothing, so that new ones do as well as those that were.
     """
-    return {
-        name: secrets.token_hex(CREDENTIAL_BYTES)
-        for name in ("otlp_key", "metrics_key")
-        if name not in known
-    }
+    names = ("otlp_key", "metrics_key", "kafka_broker_password", "kafka_administrator_password")
+    made: dict[str, Any] = {name: secrets.token_hex(CREDENTIAL_BYTES) for name in names}
+    made["kafka_passwords"] = {service: secrets.token_hex(CREDENTIAL_BYTES) for service in SERVICES}
+    return {name: key for name, key in made.items() if name not in known}
 
 
 def _holds_something(path: Path) -> bool:

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from libs.common.settings import SERVICES
 from standalone.home import Home, address
-from tools.servers import Envoy, Kafka, Triton
+from tools.servers import Envoy, Kafka, KafkaIdentity, Triton
 from tools.servers.child import Child
 from tools.servers.ports import answers
 from tools.servers.server import Server, answers_ok, plain_environment
@@ -127,7 +127,10 @@ def lay_out(
     """
     stores = stores or Stores.in_folder(home.root)
     ports = home.ports(door_port, kafka_port)
-    kafka = Kafka(home.root / "kafka", ports["kafka"])
+    identity = KafkaIdentity(
+        home.secrets.kafka_broker_password, home.secrets.kafka_administrator_password
+    )
+    kafka = Kafka(home.root / "kafka", ports["kafka"], identity=identity)
     triton = Triton(
         home.root / "triton",
         traces_url=f"http://{address(ports['otlp_http'])}/v1/traces",
@@ -176,6 +179,7 @@ class _Settings:
         secrets = self.home.secrets
         common = {
             "BASALT_KAFKA": self.kafka,
+            "BASALT_KAFKA_PASSWORD": secrets.kafka_passwords[service],
             **self.stores.settings,
             "BASALT_RPC_LISTEN": address(self.ports[service]),
             "BASALT_PEERS": json.dumps({peer: address(self.ports[peer]) for peer in SERVICES}),
@@ -188,6 +192,8 @@ class _Settings:
     def security(self) -> dict[str, str]:
         return {
             "BASALT_SERVICE_CREDENTIALS": json.dumps(self.home.secrets.service_credentials),
+            "BASALT_KAFKA_ADMINISTRATOR_PASSWORD": self.home.secrets.kafka_administrator_password,
+            "BASALT_KAFKA_PASSWORDS": json.dumps(self.home.secrets.kafka_passwords),
             "BASALT_MASTER_KEY": self.home.secrets.master_key,
             "BASALT_FIRST_LOGIN_FILE": str(self.home.first_login),
         }

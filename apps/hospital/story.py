@@ -14,11 +14,12 @@ import numpy as np
 from apps.hospital import upstream
 from apps.hospital.measurements import Patients
 from apps.hospital.people import People
-from apps.hospital.stage import Stage
+from apps.hospital.stage import Stage, StoryError
 from basalt.aio import AsyncClient
 from basalt.cli.models import serves
 from basalt.pb.basalt.v1 import common_pb2, inference_pb2, ingest_pb2, trainer_pb2
 from basalt.prediction import Prediction
+from libs.common.kafka import KafkaAccess
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
@@ -45,16 +46,28 @@ class Story:
     kafka: str
     patients: Patients
     held_out: Patients
+    # Who signs Kafka's certificate, where it has one.
+    kafka_ca: Path | None = None
+    # What the hospital's system logs in to Kafka with, once it has a key for its source.
+    upstream: KafkaAccess | None = None
     upstream_trace: str = ""
     # Records that ingest must have taken in, one way or another, since the beginning.
     records_sent: int = 0
 
+    async def give_key(self) -> None:
+        """As `basalt source key create` does: the password is shown this once."""
+        engineer = self.people.engineer
+        request = ingest_pb2.CreateSourceKeyRequest(source=SOURCE)
+        answer = await engineer.call(engineer.ingest.CreateSourceKey, request)
+        self.upstream = KafkaAccess(self.kafka, answer.key.user, answer.password, self.kafka_ca)
+
     async def publish(self, topic: str, messages: list[upstream.Message]) -> str:
+        if self.upstream is None:
+            raise StoryError("the hospital's system has no key for its source yet")
+        access = self.upstream
         with self.stage.progress(f"publishing to {topic}", len(messages)) as moved:
             sent = iter(range(1, len(messages) + 1))
-            trace_id = await upstream.publish(
-                self.kafka, topic, messages, lambda: moved(next(sent))
-            )
+            trace_id = await upstream.publish(access, topic, messages, lambda: moved(next(sent)))
         engineer = self.people.engineer
 
         async def everything_arrived() -> bool | None:

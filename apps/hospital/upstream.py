@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanKind
 
 from apps.hospital.measurements import Patients
 from libs.common import telemetry
+from libs.common.kafka import KafkaAccess
 
 SOURCE = "/hospital/pathology"
 EVENT_TYPE = "hospital.patient.measured"
@@ -55,11 +56,11 @@ def _message(event_id: str, record: dict[str, Any]) -> Message:
 
 
 async def publish(
-    bootstrap: str, topic: str, messages: list[Message], on_sent: Callable[[], object]
+    access: KafkaAccess, topic: str, messages: list[Message], on_sent: Callable[[], object]
 ) -> str:
     """Publishes one by one, each acknowledged, in one trace; returns the trace's id."""
     producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, client_id="hospital"
+        **access.for_aiokafka(), acks="all", enable_idempotence=True, client_id="hospital"
     )
     await producer.start()
     try:

@@ -31,7 +31,7 @@ from deploy.first_start import make
 from deploy.verify.story import Site, tell
 from libs.common import senders
 from libs.common.settings import SERVICES
-from tools.servers import FerretDB, Kafka, MinIO, ServerError, Triton
+from tools.servers import FerretDB, Kafka, KafkaIdentity, MinIO, ServerError, Triton
 from tools.servers.ports import free_ports
 
 REPOSITORY = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def servers(folder: Path, secrets: Path, otlp_http: int) -> Iterator[dict[str, s
     )
     traces = f"http://127.0.0.1:{otlp_http}/v1/traces"
     with (
-        Kafka(folder / "kafka") as kafka,
+        Kafka(folder / "kafka", identity=_identity(platform, secrets)) as kafka,
         MinIO(folder / "minio") as minio,
         FerretDB(folder / "ferretdb") as ferretdb,
         # Containers run as other users, who may not look into the folder of its socket.
@@ -114,6 +114,16 @@ def servers(folder: Path, secrets: Path, otlp_http: int) -> Iterator[dict[str, s
             "VERIFY_MONGODB": ferretdb.address,
             "VERIFY_TRITON": f"tls:{triton.grpc_address}",
         }
+
+
+def _identity(platform: Mapping[str, str], secrets: Path) -> KafkaIdentity:
+    """As the container has it, with its own certificate."""
+    return KafkaIdentity(
+        platform["kafka_broker_password"],
+        platform["kafka_administrator_password"],
+        keystore=secrets / "kafka/tls/keystore.pem",
+        authority=secrets / "kafka/tls/ca.pem",
+    )
 
 
 def verify(options: argparse.Namespace, console: Console, folder: Path) -> None:

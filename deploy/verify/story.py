@@ -55,6 +55,7 @@ async def tell(site: Site, console: Console, *, with_training: bool) -> None:
         await _everything_serves(people, stage, with_training)
         if with_training:
             story = Story(stage, people, site.door, site.kafka, patients, held_out)
+            story.kafka_ca = site.certificates / "ca.pem"
             for chapter in (records, training, release, serving, drift, ending):
                 await chapter.tell(story)
         _metrics_are_there(site, stage)

@@ -20,8 +20,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import structlog
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError, for_code
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from opentelemetry import trace
@@ -36,7 +36,7 @@ from libs.common.flow import DEAD_LETTER_SUFFIX, Topic
 from libs.common.identity import acting_for
 from libs.common.kafka import KafkaAccess
 from libs.common.proven import ProvenBroker
-from libs.common.publishing import DEAD_LETTER_BYTES_MAX, STOP_S_MAX, Publishing, stopped
+from libs.common.publishing import STOP_S_MAX, Publishing, stopped
 from libs.common.stores.ports import Outgoing
 
 TRIES_MAX = 3
@@ -45,7 +45,6 @@ TRY_AGAIN_S_MAX = 5.0
 # Within max.poll.interval.ms (5 minutes), after which Kafka would take the partition away.
 RETRYABLE_S_MAX = 120.0
 START_S_MAX = 45.0
-ALREADY_EXISTS = 36
 REASON_PREFIX = "basalt-"
 
 E = TypeVar("E", bound=Event)
@@ -90,15 +89,6 @@ class Router:
             self.handlers[topic.dead_letters] = handle
 
 
-def consumer_group(service: str, topic: str) -> str:
-    """A service's group for a topic, shared by its replicas.
-
-    Each topic has a group of its own: in a common one, every consumer that joins makes all the
-    others begin anew, and a service with many topics takes a minute to start.
-    """
-    return f"{service}.{topic}"
-
-
 def _event(topic: Topic, body: bytes) -> Event:
     try:
         return topic.event.model_validate_json(body)
@@ -115,10 +105,9 @@ class Bus:
 
     name = "kafka"
 
-    def __init__(self, access: KafkaAccess, router: Router, *, replication: int = 1) -> None:
-        self._access = access
-        self._router = router
-        self._replication = replication
+    def __init__(self, access: KafkaAccess, router: Router) -> None:
+        self.access = access
+        self.router = router
         self._publishing = Publishing(access, router.service)
         self._stopping = asyncio.Event()
         self._waiting: dict[tuple[str, int], str] = {}
@@ -134,22 +123,22 @@ class Bus:
 
     def _new_broker(self) -> ProvenBroker:
         broker = ProvenBroker(
-            self._access.servers,
-            security=self._access.for_faststream(),
-            client_id=self._router.service,
+            self.access.servers,
+            security=self.access.for_faststream(),
+            client_id=self.router.service,
             consumer_only=True,
             allow_auto_create_topics=False,
             graceful_timeout=STOP_S_MAX,
             logger=None,
         )
-        for topic, handle in self._router.handlers.items():
+        for topic, handle in self.router.handlers.items():
             self._subscribe(broker, topic, handle)
         return broker
 
     def _subscribe(self, broker: KafkaBroker, topic: str, handle: Handle) -> None:
         subscriber = broker.subscriber(
             topic,
-            group_id=consumer_group(self._router.service, topic),
+            group_id=flow.consumer_group(self.router.service, topic),
             auto_offset_reset="earliest",
             ack_policy=AckPolicy.NACK_ON_ERROR,
             no_reply=True,
@@ -164,11 +153,16 @@ class Bus:
         subscriber(deliver)
 
     async def start(self) -> None:
-        """Creates the topics this service writes or reads, then begins to consume."""
+        """Waits until Kafka lets this service use its topics, then begins to consume.
+
+        Who only publishes waits for nothing: while Kafka is away its events are in its outbox.
+        """
+        if not self.router.handlers:
+            return
         give_up_at = time.monotonic() + START_S_MAX
         while True:
             try:
-                await create_topics(self._access, self._topics())
+                await require_topics(self.access, self.topics)
                 await self._publishing.connect()
                 await self._broker.start()
                 return
@@ -178,8 +172,9 @@ class Bus:
                     raise DependencyError(
                         "Kafka cannot be used.",
                         which="kafka",
-                        next_step="Start it, or set BASALT_KAFKA to where it is.",
-                        inside=f"{self._access.bootstrap}: {error}",
+                        next_step="Start it, or set BASALT_KAFKA to where it is; the topics and"
+                        " this service's rights are made by security.",
+                        inside=f"{self.access.bootstrap}: {error}",
                     ) from error
                 await stopped(self._broker.stop())
                 self._broker = self._new_broker()
@@ -194,28 +189,12 @@ class Bus:
     async def ping(self) -> None:
         await self._publishing.ping()
 
-    def _topics(self) -> list[NewTopic]:
-        produced = [topic for topic in flow.TOPICS if topic.producer == self._router.service]
-        rows = {topic.name: topic for topic in [*produced, *self._router.topics.values()]}
-        topics = [
-            self._topic(row.name, row.partitions, {"retention.ms": str(row.retention_ms)})
-            for row in rows.values()
-        ]
-        letters = {topic.dead_letters for topic in self._router.topics.values()}
-        letters |= {name for name in self._router.handlers if name.endswith(DEAD_LETTER_SUFFIX)}
-        settings = {
-            "retention.ms": str(flow.DEAD_LETTER_RETENTION_MS),
-            "max.message.bytes": str(DEAD_LETTER_BYTES_MAX),
-        }
-        return [*topics, *(self._topic(name, 1, settings) for name in sorted(letters))]
-
-    def _topic(self, name: str, partitions: int, settings: dict[str, str]) -> NewTopic:
-        return NewTopic(
-            name,
-            num_partitions=partitions,
-            replication_factor=self._replication,
-            topic_configs=settings,
-        )
+    @property
+    def topics(self) -> list[str]:
+        """What it reads or writes."""
+        produced = {topic.name for topic in flow.TOPICS if topic.producer == self.router.service}
+        letters = {topic.dead_letters for topic in self.router.topics.values()}
+        return sorted(produced | letters | set(self.router.handlers))
 
     # Publishing.
 
@@ -225,7 +204,7 @@ class Bus:
             "ce_specversion": "1.0",
             "ce_id": outgoing.event_id,
             "ce_type": outgoing.topic,
-            "ce_source": f"/basalt/{self._router.service}",
+            "ce_source": f"/basalt/{self.router.service}",
             "content-type": "application/json",
         }
         with telemetry.span(
@@ -262,7 +241,7 @@ class Bus:
             under=delivery.headers.get("traceparent", ""),
             messaging_system="kafka",
             messaging_destination_name=delivery.topic,
-            messaging_consumer_group_name=consumer_group(self._router.service, delivery.topic),
+            messaging_consumer_group_name=flow.consumer_group(self.router.service, delivery.topic),
         ) as span:
             try:
                 failure, tries = await self._opened(delivery, handle)
@@ -289,7 +268,7 @@ class Bus:
         if not delivery.topic.endswith(DEAD_LETTER_SUFFIX):
             return failure, 1
         # There it is already: it is taken in as it is.
-        told = {"basalt-error": str(failure), "basalt-consumer": self._router.service}
+        told = {"basalt-error": str(failure), "basalt-consumer": self.router.service}
         return await self._try(dataclasses.replace(delivery, headers=told), handle)
 
     async def _try(self, delivery: Delivery, handle: Handle) -> tuple[Exception | None, int]:
@@ -336,7 +315,7 @@ class Bus:
             # A dead letter has nowhere further to go: keep trying to take it in.
             await self._pause(TRY_AGAIN_S_MAX)
             raise failure
-        letter = buried(delivery, self._router.service, tries, str(failure))
+        letter = buried(delivery, self.router.service, tries, str(failure))
         try:
             await self.send(letter.topic, letter.key, letter.body, letter.headers)
         except BasaltError:
@@ -351,16 +330,18 @@ class Bus:
                 await self._stopping.wait()
 
 
-async def create_topics(access: KafkaAccess, topics: Sequence[NewTopic]) -> None:
-    """Creates those that are missing. Raises KafkaError, or DependencyError with Kafka's reason."""
+async def require_topics(access: KafkaAccess, names: Sequence[str]) -> None:
+    """Raises KafkaError, or DependencyError with what Kafka says of one that cannot be used."""
     admin = AIOKafkaAdminClient(**access.for_aiokafka())
     try:
         await admin.start()
-        answer: Any = await admin.create_topics(list(topics))
+        described: Any = await admin.describe_topics(list(names))
     finally:
         await admin.close()
-    for name, code, *reason in answer.topic_errors:
-        if code not in (0, ALREADY_EXISTS):
+    for each in described:
+        if each["error_code"]:
+            reason = for_code(each["error_code"]).message
             raise DependencyError(
-                f"Kafka refuses to create the topic {name}: {reason or code}.", which="kafka"
+                f"{each['topic']} cannot be used by {access.user or 'anybody'}: {reason}",
+                which="kafka",
             )

@@ -15,6 +15,11 @@ HOUR_MS = 3_600_000
 UPSTREAM_PREFIX = "upstream."
 UPSTREAM_PARTITIONS = 4
 DEAD_LETTER_SUFFIX = ".dlq"
+# Who alone takes in upstream topics, all of them in one group: its offsets are in its journal.
+UPSTREAM_READER = "ingest"
+UPSTREAM_GROUP = "ingest"
+# Who keeps every dead letter, and sends one back to its topic when that is asked for.
+UNDERTAKER = "monitoring"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,15 @@ TOPICS: tuple[Topic, ...] = (
 )
 BY_EVENT: dict[type[Event], Topic] = {topic.event: topic for topic in TOPICS}
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
+
+
+def consumer_group(service: str, topic: str) -> str:
+    """A service's group for a topic, shared by its replicas.
+
+    Each topic has a group of its own: in a common one, every consumer that joins makes all the
+    others begin anew, and a service with many topics takes a minute to start.
+    """
+    return f"{service}.{topic}"
 
 
 def upstream_topic(tenant: str, source: str) -> str:

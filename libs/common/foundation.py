@@ -87,7 +87,7 @@ class Foundation:
         and `bus` are given by a service that makes them itself: security, which is asked by all
         others and asks nobody, and who publishes outside the journal.
         """
-        bus = bus or Bus(self.kafka, router, replication=self.settings.replication)
+        bus = bus or Bus(self.kafka, router)
         relay = Relay(self.journal, bus)
         access: list[AccessWatch] = []
         if guard is None:

@@ -16,6 +16,8 @@ from faststream.security import BaseSecurity, SASLScram256
 from libs.common.settings import CommonSettings
 
 MECHANISM = "SCRAM-SHA-256"
+# Who makes topics, users and rights; `security` alone has its password.
+ADMINISTRATOR = "administrator"
 
 
 @dataclass(frozen=True, slots=True)

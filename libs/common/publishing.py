@@ -13,14 +13,12 @@ from faststream.kafka import KafkaBroker
 
 from libs.common.errors import DependencyError, InvalidInputError
 from libs.common.kafka import KafkaAccess
+from libs.common.topics import DEAD_LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
 
 PUBLISH_S_MAX = 10.0
 PING_S_MAX = 2.0
 DISCARD_S_MAX = 1.0
 STOP_S_MAX = 4.0
-MESSAGE_BYTES_MAX = 1024 * 1024
-# Dead letters are the message and more headers; producer and dead-letter topics leave room.
-DEAD_LETTER_BYTES_MAX = MESSAGE_BYTES_MAX + 128 * 1024
 
 Message = tuple[str, str, bytes, frozenset[tuple[str, str]]]
 log = structlog.get_logger(__name__)
@@ -120,7 +118,13 @@ class Publishing:
                     allow_auto_create_topics=False,
                     logger=None,
                 )
-                await broker.connect()
+                try:
+                    await broker.connect()
+                except BaseException:
+                    # A producer that could not begin is open nevertheless.
+                    with contextlib.suppress(Exception):
+                        await asyncio.wait_for(broker.stop(), DISCARD_S_MAX)
+                    raise
                 self._broker = broker
             return self._broker
 

@@ -55,7 +55,6 @@ class CommonSettings(BaseSettings):
         default_factory=dict,
         description='Tenants that get more turns than others where they wait: {"acme": 2}; else 1',
     )
-    replication: int = Field(1, ge=1, description="Replicas of each Kafka topic")
     log_level: str = Field("info", description="debug, info, warning or error")
 
 

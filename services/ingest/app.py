@@ -14,14 +14,14 @@ from services.ingest.core.uploads import Uploads
 from services.ingest.inbound.events import event_routes
 from services.ingest.inbound.rpc import RPC_NAME, IngestServicer
 from services.ingest.outbound.kafka_records import KafkaRecords
-from services.ingest.outbound.kafka_topics import KafkaTopics
+from services.ingest.outbound.security_streams import SecurityKeys, SecurityTopics
 from services.ingest.settings import Settings
 
 
 def build(settings: Settings) -> Service:
     foundation = Foundation.lay("ingest", settings)
     journal, objects, clock = foundation.journal, foundation.objects, foundation.clock
-    topics = KafkaTopics(foundation.kafka, settings.replication)
+    topics = SecurityTopics(foundation.kafka, foundation.peers)
     streams = Streams(journal, objects)
     sources = Sources(journal, clock, streams, topics)
     datasets = Datasets(journal, objects, clock, sources, streams, settings.spool)
@@ -35,7 +35,9 @@ def build(settings: Settings) -> Service:
     uploads = Uploads(journal, objects, clock, sources, streams, notice, settings.spool)
     quarantine = Quarantine(journal, objects, clock, sources, streams, notice)
     records = KafkaRecords(foundation.kafka, Intake(journal, streams, sources, notice))
-    servicer = IngestServicer(sources, uploads, datasets, quarantine)
+    servicer = IngestServicer(
+        sources, SecurityKeys(foundation.peers), uploads, datasets, quarantine
+    )
     return foundation.build(
         router=event_routes(),
         register=[servicer.register],

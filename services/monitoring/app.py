@@ -59,7 +59,7 @@ def build(settings: Settings) -> Service:
     health = PlatformHealth(SERVICES, PeerHealth(SERVICE, ground.peers, open_peers, clock), clock)
     letters = DeadLetters(journal, ground.objects, alerts, meters, clock)
     router = event_routes(recording, watch, News(alerts), letters)
-    bus = Bus(ground.kafka, router, replication=settings.replication)
+    bus = Bus(ground.kafka, router)
     store = open_traces(settings, clock)
     history = HistoryFile(settings.history, SERVICE) if settings.history else None
     rpc = MonitoringRpc(

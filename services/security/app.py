@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libs.common.foundation import Foundation
+from libs.common.kafka import ADMINISTRATOR, KafkaAccess
 from libs.common.policy import Policy
 from libs.common.rpc import Guard
 from libs.common.runtime import Loop, Service
+from libs.common.topics import platform_topics
 from services.security.core.access import Access, Published
 from services.security.core.api_keys import ApiKeys
 from services.security.core.audit import AuditLog
 from services.security.core.four_eyes import FourEyes
 from services.security.core.roles import Confirmation
 from services.security.core.signing import Signing
+from services.security.core.source_keys import SourceKeys
 from services.security.core.throttle import Throttle
 from services.security.core.tokens import ServiceCredentials, Tokens
+from services.security.core.upkeep import Upkeep
 from services.security.core.users import Users
 from services.security.inbound.events import event_routes
 from services.security.inbound.rpc import (
@@ -25,15 +29,19 @@ from services.security.inbound.rpc import (
     LocalAuditor,
     SigningServicer,
 )
+from services.security.inbound.streams import StreamServicer
 from services.security.outbound.argon import Argon2Passwords
 from services.security.outbound.first_login import FirstLoginFile
 from services.security.outbound.jose import JoseTokens
+from services.security.outbound.kafka_administration import KafkaAdministrator
 from services.security.outbound.model_signatures import OpenSsfSigner
 from services.security.outbound.sealing import AesGcmSeal
 from services.security.settings import Settings
 
 # How soon a change that another replica made is seen by this one.
 REFRESH_S = 0.5
+# How soon a Kafka that was away is administered again.
+UPKEEP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,13 @@ def build(settings: Settings) -> Service:
         service: secret.get_secret_value()
         for service, secret in settings.service_credentials.items()
     }
+    upkeep = Upkeep(
+        KafkaAdministrator(_administrator(settings)),
+        clock,
+        SourceKeys(journal, clock, seal),
+        platform_topics(settings.replication),
+        {user: word.get_secret_value() for user, word in settings.kafka_passwords.items()},
+    )
     return laid.build(
         router=event_routes(),
         register=[
@@ -94,8 +109,19 @@ def build(settings: Settings) -> Service:
                 Signing(journal, clock, access, signer, FourEyes(users)), access
             ).register,
             AuditServicer(audit, access).register,
+            StreamServicer(upkeep, settings.replication).register,
         ],
         names=NAMES,
-        parts=[FirstStart(access, users), Loop("access", access.refresh, REFRESH_S)],
+        parts=[
+            FirstStart(access, users),
+            Loop("access", access.refresh, REFRESH_S),
+            Loop("kafka-upkeep", upkeep.look, UPKEEP_S),
+        ],
         guard=Guard(laid.verifier, Policy.load(), LocalAuditor(audit, access), laid.sharing),
     )
+
+
+def _administrator(settings: Settings) -> KafkaAccess:
+    password = settings.kafka_administrator_password.get_secret_value()
+    user = ADMINISTRATOR if password else ""
+    return KafkaAccess(settings.kafka, user, password, settings.kafka_ca)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from libs.common.kafka_rights import Right
+from libs.common.topics import TopicSpec
 
 
 class Passwords(Protocol):
@@ -75,3 +78,34 @@ class FirstLoginNote(Protocol):
     async def write(self, tenant: str, name: str, password: str) -> None: ...
 
     async def remove(self) -> None: ...
+
+
+class KafkaAdministration(Protocol):
+    """What one may do to Kafka as its administrator. All raise DependencyError when it is away.
+
+    Each does what is missing: what is there already, or gone already, is no error.
+    """
+
+    async def ensure_topics(self, topics: Sequence[TopicSpec]) -> None:
+        """Makes those that are missing, and gives all of them their settings."""
+        ...
+
+    async def users(self) -> frozenset[str]: ...
+
+    async def put_users(self, passwords: Mapping[str, str]) -> None: ...
+
+    async def remove_users(self, users: Sequence[str]) -> None:
+        """Open sessions end when they have to log in again."""
+        ...
+
+    async def rights(self, user: str = "") -> frozenset[Right]:
+        """All that are granted, or one user's."""
+        ...
+
+    async def grant(self, rights: Sequence[Right]) -> None:
+        """In this order."""
+        ...
+
+    async def withdraw(self, rights: Sequence[Right]) -> None:
+        """In force at the next request of an open session."""
+        ...

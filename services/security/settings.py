@@ -6,9 +6,9 @@ import base64
 import binascii
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
-from libs.common.settings import CommonSettings
+from libs.common.settings import SERVICES, CommonSettings
 
 MASTER_KEY_BYTES = 32
 
@@ -20,9 +20,23 @@ class Settings(CommonSettings):
     service_credentials: dict[str, SecretStr] = Field(
         description='What each service proves itself with: {"ingest": "secret", ...}'
     )
+    kafka_passwords: dict[str, SecretStr] = Field(
+        {}, description='What each service logs in to Kafka with: {"ingest": "secret", ...}'
+    )
+    kafka_administrator_password: SecretStr = Field(
+        SecretStr(""), description="Of Kafka's user `administrator`, whom security alone is"
+    )
+    replication: int = Field(1, ge=1, description="Replicas of each Kafka topic")
     first_login_file: Path = Field(
         description="Where the first administrator's one-time password is written, mode 0600"
     )
+
+    @model_validator(mode="after")
+    def _knows_every_service(self) -> Settings:
+        known = set(self.kafka_passwords)
+        if self.kafka_administrator_password.get_secret_value() and known != set(SERVICES):
+            raise ValueError(f"kafka_passwords must name {', '.join(SERVICES)}")
+        return self
 
     @field_validator("master_key")
     @classmethod

@@ -12,10 +12,10 @@ from aiokafka.structs import TopicPartition
 
 from libs.common import bus as bus_module
 from libs.common import publishing, telemetry
-from libs.common.bus import Bus, Delivery, Router, consumer_group
+from libs.common.bus import Bus, Delivery, Router
 from libs.common.errors import DependencyError, InvalidInputError, NotFoundError
 from libs.common.events import DatasetVersioned
-from libs.common.flow import Topic
+from libs.common.flow import Topic, consumer_group
 from libs.common.identity import acting_tenant
 from libs.common.kafka import KafkaAccess
 from libs.common.stores.ports import Outgoing

@@ -1,11 +1,21 @@
 import asyncio
+import os
+import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError
 
-from tools.servers import Kafka, ServerError
+from libs.common.kafka import KafkaAccess
+from tests.support.secured_kafka import administrator
+from tests.support.servers import ADMINISTRATOR_PASSWORD
+from tools.servers import Kafka, KafkaIdentity, ServerError
+from tools.servers.child import Child
 from tools.servers.kafka import locked_jars
 
 
@@ -23,9 +33,13 @@ async def produce(bootstrap: str, topic: str, values: list[bytes]) -> None:
             await producer.send_and_wait(topic, value)
 
 
-async def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:
+async def consume(
+    bootstrap: str, topic: str, count: int, who: KafkaAccess | None = None
+) -> list[bytes]:
     async with AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest"
+        topic,
+        **(who or KafkaAccess(bootstrap)).for_aiokafka(),
+        auto_offset_reset="earliest",
     ) as consumer:
         async with asyncio.timeout(30):
             return [(await consumer.getone()).value for _ in range(count)]
@@ -78,3 +92,39 @@ def test_the_lock_pins_every_jar_by_its_sha256() -> None:
 
     assert "org.apache.kafka:kafka_2.13:4.1.0" in jars
     assert all(len(sha256) == 64 for sha256 in jars.values())
+
+
+IDENTITY = KafkaIdentity("of-the-broker", ADMINISTRATOR_PASSWORD)
+
+
+def test_an_older_broker_asks_who_comes_from_its_next_start_on_and_keeps_its_records(
+    tmp_path: Path,
+) -> None:
+    with Kafka(tmp_path) as bare:
+        asyncio.run(produce(bare.bootstrap, "older", [b"kept"]))
+    with Kafka(tmp_path, identity=IDENTITY) as secured:
+        with pytest.raises(KafkaConnectionError):
+            asyncio.run(consume(secured.bootstrap, "older", 1))
+        known = administrator(secured.bootstrap)
+        assert asyncio.run(consume(secured.bootstrap, "older", 1, known)) == [b"kept"]
+
+
+def test_its_passwords_are_in_a_file_of_its_user_alone(secured_kafka: Kafka) -> None:
+    told = secured_kafka.directory / "server.properties"
+
+    assert told.stat().st_mode & 0o777 == 0o600
+    words = psutil.Process(secured_kafka.pid).cmdline()
+    assert not [word for word in words if "of-the-" in word]
+
+
+def test_a_stranger_on_its_port_is_not_told_a_password(tmp_path: Path) -> None:
+    """Whoever took the port first hears nothing from the probe, nor from who starts it."""
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        broker = Kafka(tmp_path, stranger.getsockname()[1], identity=IDENTITY)
+        broker._child = cast(Child, SimpleNamespace(pid=os.getpid(), alive=True))
+        assert broker._has_its_port()
+        broker._child = cast(Child, SimpleNamespace(pid=os.getppid(), alive=True))
+        assert not broker._ready()
+        stranger.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            stranger.accept()

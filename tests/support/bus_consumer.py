@@ -14,6 +14,7 @@ from libs.common.bus import Bus, Router
 from libs.common.events import DatasetVersioned
 from libs.common.flow import Topic
 from libs.common.kafka import KafkaAccess
+from tests.support.topics import make_for
 
 
 def note(file: IO[str], line: str) -> None:
@@ -34,7 +35,9 @@ async def consume(bootstrap: str, name: str, group: str, notes: str, hangs_at: s
                 await asyncio.Event().wait()
             note(file, f"ended {event.id}")
 
-        await Bus(KafkaAccess(bootstrap), router).start()
+        bus = Bus(KafkaAccess(bootstrap), router)
+        await make_for(bus)
+        await bus.start()
         note(file, "consuming")
         await asyncio.Event().wait()
 

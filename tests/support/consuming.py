@@ -20,8 +20,8 @@ from libs.common.kafka import KafkaAccess
 from services.ingest.core.datasets import DatasetVersion
 from services.ingest.core.quarantine import Quarantined
 from services.ingest.outbound.kafka_records import KafkaRecords
-from services.ingest.outbound.kafka_topics import KafkaTopics
 from tests.support.eventually import eventually
+from tests.support.topics import BareTopics
 from tests.support.upstream import CONTRACT, TENANT, Ingest, Record, ingest_core
 from tools.servers.ports import free_ports
 
@@ -106,7 +106,7 @@ async def consuming(
     by_itself: bool = True,
 ) -> AsyncIterator[Consuming]:
     """A replica; several on one folder share its journal. Not `by_itself`: processes consume."""
-    core = ingest_core(folder, KafkaTopics(KafkaAccess(bootstrap), replication=1))
+    core = ingest_core(folder, BareTopics(bootstrap))
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5
     )

@@ -14,6 +14,7 @@ from libs.common.bus import Bus, Router
 from libs.common.events import DatasetVersioned
 from libs.common.flow import Topic
 from libs.common.kafka import KafkaAccess
+from tests.support.topics import make_for
 
 READ_S_MAX = 30.0
 Headers = Sequence[tuple[str, bytes | None]]
@@ -33,6 +34,8 @@ def topic_of_a_test(*consumers: str, partitions: int = 2) -> Topic:
 
 @asynccontextmanager
 async def started(bus: Bus) -> AsyncIterator[Bus]:
+    """Its topics are made first: nobody else would."""
+    await make_for(bus)
     await bus.start()
     try:
         yield bus

@@ -23,7 +23,7 @@ from services.ingest.core.quarantine import Quarantine, Quarantined
 from services.ingest.core.sources import Sources
 from services.ingest.core.streams import Streams
 from services.ingest.core.uploads import Uploads
-from services.ingest.ports import UpstreamTopics
+from services.ingest.ports import Stream, UpstreamTopics
 
 TENANT, SOURCE = "acme", "scans"
 TOPIC = "upstream.acme.scans"
@@ -90,8 +90,11 @@ class NoTopics:
     def __init__(self) -> None:
         self.ensured: list[str] = []
 
-    async def ensure(self, topics: Sequence[str]) -> None:
-        self.ensured += topics
+    async def put(self, stream: Stream) -> None:
+        await self.ensure([stream])
+
+    async def ensure(self, streams: Sequence[Stream]) -> None:
+        self.ensured += [stream.topic for stream in streams]
 
 
 @dataclass

@@ -11,6 +11,7 @@ import pytest
 from libs.common import events, flow
 from libs.common.events import Event
 from libs.common.flow import Topic
+from libs.common.kafka_rights import Operation, Resource, rights_of
 from tests.tidy.source import ROOT, SERVICES, dotted, name_of, python_files, tree
 
 ROWS = {name: row for name, row in vars(flow).items() if isinstance(row, Topic)}
@@ -114,3 +115,26 @@ def test_one_module_alone_tells_clients_how_to_come_to_kafka() -> None:
         if isinstance(node, ast.keyword) and node.arg in words
     ]
     assert found == []
+
+
+def rights_table() -> str:
+    """What docs/reference/security.md says of who may do what on Kafka, as the code grants it."""
+    lines = ["| who | writes | reads, in groups of its own |", "|---|---|---|"]
+    for service in SERVICES:
+        rights = rights_of(service)
+        cells = [
+            ", ".join(
+                f"`{right.name}*`" if right.prefixed else f"`{right.name}`"
+                for right in rights
+                if (right.resource, right.operation) == (Resource.TOPIC, operation)
+            )
+            for operation in (Operation.WRITE, Operation.READ)
+        ]
+        lines.append(f"| {service} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def test_the_page_on_security_says_who_may_do_what_on_kafka() -> None:
+    page = (ROOT / "docs/reference/security.md").read_text()
+
+    assert rights_table() in page, f"The table should be:\n{rights_table()}"

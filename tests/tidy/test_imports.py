@@ -10,7 +10,17 @@ from tests.tidy.source import SERVICES, dotted, imported, is_within, name_of, py
 
 # What touches the world: the core decides, and asks for these through its ports.
 INPUT_AND_OUTPUT = (
-    *("aiokafka", "faststream", "grpc", "grpc_status", "httpx", "http", "motor", "pymongo"),
+    *(
+        "aiokafka",
+        "confluent_kafka",
+        "faststream",
+        "grpc",
+        "grpc_status",
+        "httpx",
+        "http",
+        "motor",
+        "pymongo",
+    ),
     *("minio", "requests", "socket", "sqlite3", "starlette", "subprocess", "tritonclient"),
     *("urllib", "urllib3", "uvicorn"),
     *("libs.common.access", "libs.common.bus", "libs.common.foundation", "libs.common.pb"),
@@ -34,6 +44,8 @@ CLIENTS = {
     "minio": ("libs/common/stores/",),
     # High-rate records do not pass through the bus; the offsets are in the journal.
     "aiokafka": ("libs/common/", "services/ingest/outbound/"),
+    # Who administers Kafka: the others have no call for users and rights.
+    "confluent_kafka": ("services/security/outbound/",),
 }
 READS_THE_ENVIRONMENT = {
     # The only reader of a service's settings.

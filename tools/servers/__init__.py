@@ -14,9 +14,18 @@ The interface is synchronous on purpose; asynchronous callers use `asyncio.to_th
 from tools.servers.envoy import Envoy
 from tools.servers.errors import ServerError
 from tools.servers.ferretdb import FerretDB
-from tools.servers.kafka import Kafka
+from tools.servers.kafka import Kafka, KafkaIdentity
 from tools.servers.minio import MinIO
 from tools.servers.server import Server
 from tools.servers.triton import Triton
 
-__all__ = ["Envoy", "FerretDB", "Kafka", "MinIO", "Server", "ServerError", "Triton"]
+__all__ = [
+    "Envoy",
+    "FerretDB",
+    "Kafka",
+    "KafkaIdentity",
+    "MinIO",
+    "Server",
+    "ServerError",
+    "Triton",
+]

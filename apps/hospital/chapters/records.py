@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+from aiokafka.errors import KafkaError
+
 from apps.hospital import measurements, upstream
 from apps.hospital.story import HERE, SETTLE_S_MAX, SOURCE, Story
 from basalt.cli.output import short
 from basalt.pb.basalt.v1 import common_pb2, ingest_pb2, trainer_pb2
+from libs.common.kafka import KafkaAccess
 
 
 async def tell(story: Story) -> None:
@@ -23,6 +26,11 @@ async def tell(story: Story) -> None:
     pipeline = (HERE / "pipeline.yaml").read_text()
     await engineer.call(
         engineer.trainer.PutPipeline, trainer_pb2.PutPipelineRequest(definition_yaml=pipeline)
+    )
+    await story.give_key()
+    story.stage.check(
+        await _nobody_else_publishes(story, source.topic),
+        "the hospital's system has a key for its topic; who has none publishes nothing",
     )
     messages = upstream.first_delivery(story.patients)
     story.upstream_trace = await story.publish(source.topic, messages)
@@ -44,6 +52,14 @@ async def tell(story: Story) -> None:
         f"{version.duplicates_dropped} duplicates dropped, "
         f"manifest {short(version.manifest_sha256)}",
     )
+
+
+async def _nobody_else_publishes(story: Story, topic: str) -> bool:
+    try:
+        await upstream.publish(KafkaAccess(story.kafka, ca=story.kafka_ca), topic, [], lambda: None)
+    except KafkaError:
+        return True
+    return False
 
 
 async def _quarantine_of(story: Story, count: int) -> list[ingest_pb2.QuarantinedRecord]:

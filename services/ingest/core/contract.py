@@ -99,6 +99,8 @@ class Contract(_Strict):
     key: list[str] = Field(default_factory=list)
     columns: list[Column] = Field(min_length=1, max_length=COLUMNS_MAX)
     label: str | None = None
+    # Kafka has each record on disk before it acknowledges it: slower, and proof to a power cut.
+    durable: bool = False
     versioning: Versioning = Versioning()
 
     @property

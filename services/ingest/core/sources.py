@@ -17,7 +17,7 @@ from services.ingest.core.contract import Contract
 from services.ingest.core.sealed import Sealed
 from services.ingest.core.streams import Streams
 from services.ingest.core.validation import Checker
-from services.ingest.ports import UpstreamTopics
+from services.ingest.ports import Stream, UpstreamTopics
 
 KIND = "source"
 CONTRACTS_CACHED_MAX = 1_000
@@ -80,7 +80,7 @@ class Sources:
         name = aggregate(tenant, KIND, contract.name)
         # The topic first: a source without one would take records that nobody can send.
         await self._check_change(tenant, contract)
-        await self.topics.ensure([flow.upstream_topic(tenant, contract.name)])
+        await self.topics.put(Stream(tenant, contract.name, contract.durable))
 
         async def decide(latest: Entry | None) -> Change | None:
             state = SourceState(contract_yaml=contract_yaml)
@@ -132,7 +132,12 @@ class Sources:
         """Creates the topics that are missing, such as after Kafka was set up anew."""
         sources = [_source(entry) for entry in await self.journal.heads(KIND)]
         if sources:
-            await self.topics.ensure([source.topic for source in sources])
+            await self.topics.ensure(
+                [
+                    Stream(each.tenant, each.name, contracts.parse(each.contract_yaml).durable)
+                    for each in sources
+                ]
+            )
 
     async def _find(self, tenant: str, name: str) -> Entry | None:
         try:

@@ -7,7 +7,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.errors import InvalidInputError
-from libs.common.pb.basalt.v1 import common_pb2
+from libs.common.pb.basalt.v1 import common_pb2, security_pb2
 from libs.common.pb.basalt.v1 import ingest_pb2 as pb
 from services.ingest.core.assembly import ColumnSummary
 from services.ingest.core.datasets import Dataset, DatasetVersion
@@ -15,6 +15,7 @@ from services.ingest.core.files import FileFormat
 from services.ingest.core.quarantine import Quarantined, State
 from services.ingest.core.sources import Counts, Source
 from services.ingest.core.uploads import Summary
+from services.ingest.ports import SourceKey
 
 FORMATS: dict[int, FileFormat] = {
     pb.FILE_FORMAT_CSV: "csv",
@@ -50,6 +51,17 @@ def quarantine_state(number: int) -> State | None:
 
 def stamp(at: datetime, by: str, cause: str) -> common_pb2.Stamp:
     return common_pb2.Stamp(at=timestamp(at), by=by, cause=cause)
+
+
+def key_message(key: SourceKey) -> security_pb2.SourceKey:
+    return security_pb2.SourceKey(
+        id=key.id,
+        source=key.source,
+        topic=key.topic,
+        user=key.user,
+        revoked=key.revoked,
+        changed=stamp(key.at, key.by, key.cause),
+    )
 
 
 def timestamp(at: datetime) -> Timestamp:

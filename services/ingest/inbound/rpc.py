@@ -18,15 +18,22 @@ from services.ingest.core.quarantine import Quarantine
 from services.ingest.core.sources import Source, Sources
 from services.ingest.core.uploads import Uploads
 from services.ingest.inbound import messages
+from services.ingest.ports import SourceKeys
 
 RPC_NAME = pb.DESCRIPTOR.services_by_name["IngestService"].full_name
 
 
 class IngestServicer(pb_grpc.IngestServiceServicer):
     def __init__(
-        self, sources: Sources, uploads: Uploads, datasets: Datasets, quarantine: Quarantine
+        self,
+        sources: Sources,
+        keys: SourceKeys,
+        uploads: Uploads,
+        datasets: Datasets,
+        quarantine: Quarantine,
     ) -> None:
         self._sources = sources
+        self._keys = keys
         self._uploads = uploads
         self._datasets = datasets
         self._quarantine = quarantine
@@ -60,6 +67,39 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
             lambda last: last.name,
         )
         return pb.ListSourcesResponse(sources=shown, next_page_token=token)
+
+    async def CreateSourceKey(  # noqa: N802
+        self, request: pb.CreateSourceKeyRequest, context: Any
+    ) -> pb.CreateSourceKeyResponse:
+        who = caller()
+        source = await self._sources.get(who.tenant, request.source)
+        key, password = await self._keys.create(source.name, who.subject)
+        return pb.CreateSourceKeyResponse(key=messages.key_message(key), password=password)
+
+    async def RotateSourceKey(  # noqa: N802
+        self, request: pb.RotateSourceKeyRequest, context: Any
+    ) -> pb.RotateSourceKeyResponse:
+        who = caller()
+        source = await self._sources.get(who.tenant, request.source)
+        key, password = await self._keys.rotate(source.name, request.id, who.subject)
+        return pb.RotateSourceKeyResponse(key=messages.key_message(key), password=password)
+
+    async def RevokeSourceKey(  # noqa: N802
+        self, request: pb.RevokeSourceKeyRequest, context: Any
+    ) -> pb.RevokeSourceKeyResponse:
+        who = caller()
+        source = await self._sources.get(who.tenant, request.source)
+        key = await self._keys.revoke(source.name, request.id, who.subject)
+        return pb.RevokeSourceKeyResponse(key=messages.key_message(key))
+
+    async def ListSourceKeys(  # noqa: N802
+        self, request: pb.ListSourceKeysRequest, context: Any
+    ) -> pb.ListSourceKeysResponse:
+        source = await self._sources.get(caller().tenant, request.source)
+        keys, token = await self._keys.page(source.name, request.page.size, request.page.token)
+        return pb.ListSourceKeysResponse(
+            keys=map(messages.key_message, keys), next_page_token=token
+        )
 
     async def _source(self, source: Source) -> pb.Source:
         counts = await self._sources.counts(source.tenant, source.name)

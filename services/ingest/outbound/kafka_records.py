@@ -18,6 +18,7 @@ import structlog
 from aiokafka import ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
+from libs.common import flow
 from libs.common.consuming import ConfinedConsumer
 from libs.common.errors import BasaltError, ConflictError, NotFoundError
 from libs.common.kafka import KafkaAccess
@@ -35,7 +36,6 @@ from services.ingest.outbound.partition import (
     Record,
 )
 
-GROUP = "ingest"
 PATTERN = r"^upstream\..*"
 # A new source's topic is noticed within this time.
 METADATA_MS_MAX = 1_000
@@ -116,7 +116,7 @@ class KafkaRecords(ConsumerRebalanceListener):
         consumer = ConfinedConsumer(
             **self._access.for_aiokafka(),
             client_id="ingest-records",
-            group_id=GROUP,
+            group_id=flow.UPSTREAM_GROUP,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",

@@ -19,6 +19,7 @@ from libs.common.flow import PREDICTIONS_SERVED
 from libs.common.telemetry import LATENCY_MS_BOUNDS
 from tests.support.door import Door, open_door, outcome, request
 from tests.support.eventually import eventually
+from tests.support.topics import make_platform_topics
 from tools.servers import Kafka, Triton
 from tools.servers.ports import free_ports
 
@@ -120,6 +121,7 @@ async def test_while_kafka_is_away_predictions_go_on_and_are_told_of_later(
     models: Triton, short_folder: Path
 ) -> None:
     with Kafka(short_folder / "kafka") as kafka:
+        await make_platform_topics(kafka.bootstrap)
         async with open_door(short_folder, kafka.bootstrap, models) as door:
             await door.routed()
             kafka.kill()

@@ -10,7 +10,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from libs.common.errors import DependencyError
 from libs.common.kafka import KafkaAccess
-from services.ingest.outbound.kafka_topics import KafkaTopics
+from libs.common.rpc import Peers
+from services.ingest.outbound.security_streams import SecurityTopics
 from tests.support.consuming import Consuming, consuming
 from tests.support.eventually import eventually
 from tests.support.upstream import TENANT, Record, headers, ingest_core, record, row
@@ -148,13 +149,17 @@ async def test_stopping_commits_what_was_read(kafka: Kafka, tmp_path: Path) -> N
         assert await second.settled(50) == (50, 0)
 
 
-async def test_a_source_put_without_kafka_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+async def test_a_source_put_without_its_topic_is_refused_and_nothing_is_left(
+    tmp_path: Path,
+) -> None:
     (port,) = free_ports(1)
-    core = ingest_core(tmp_path, KafkaTopics(KafkaAccess(f"127.0.0.1:{port}"), replication=1))
+    nowhere = Peers({"security": f"127.0.0.1:{port}"})
+    core = ingest_core(tmp_path, SecurityTopics(KafkaAccess(f"127.0.0.1:{port}"), nowhere))
 
     with pytest.raises(DependencyError) as refused:
         await core.put_source()
 
-    assert refused.value.which == "kafka"
+    assert refused.value.which == "security"
     assert await core.journal.heads("source") == []
     await core.close()
+    await nowhere.stop()

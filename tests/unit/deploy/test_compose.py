@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.first_start import OWNERS, SERVICE_UID, make
+from deploy.first_start import KAFKA_SECRETS, OWNERS, SERVICE_UID, make
 from libs.common.settings import SECRETS_FOLDER, SERVICES, CommonSettings
 from tests.unit.deploy import compose
 
@@ -201,3 +201,36 @@ def test_triton_guards_what_changes_it() -> None:
     assert CONTAINERS["inference"]["environment"]["BASALT_TRITON_BACKEND"] == "onnxruntime"
     for name in ("inference", "gateway", "dispatcher"):
         assert CONTAINERS[name]["environment"]["BASALT_TRITON"] == "tls:triton:8001"
+
+
+def test_kafka_lets_nobody_in_without_a_name_and_a_certificate(secrets: Path) -> None:
+    told = CONTAINERS["kafka"]["environment"]
+    protocols = dict(
+        each.split(":") for each in told["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(",")
+    )
+    listeners = [each.split("://") for each in told["KAFKA_LISTENERS"].split(",")]
+
+    # What others reach is by TLS and by name; the controller is the container's own.
+    reached = [name for name, where in listeners if not where.startswith("localhost:")]
+    assert {protocols[name] for name in reached} == {"SASL_SSL"}
+    assert set(protocols.values()) <= {"SASL_SSL", "SASL_PLAINTEXT"}
+    # Settings with passwords come by a file: the environment is there for all to read.
+    assert not [name for name in told if "JAAS" in name or "PASSWORD" in name]
+    mounted = [volume.split(":") for volume in CONTAINERS["kafka"]["volumes"]]
+    assert ["./deploy/secrets/kafka", KAFKA_SECRETS, "ro"] in mounted
+    properties = (secrets / "kafka/server.properties").read_text()
+    for line in properties.splitlines():
+        if line.partition("=")[0].endswith(".location"):
+            file = line.partition("=")[2].removeprefix(f"{KAFKA_SECRETS}/")
+            assert (secrets / "kafka" / file).exists(), line
+    assert "allow.everyone.if.no.acl.found=false" in properties
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_who_talks_to_kafka_checks_its_certificate_and_has_a_password(
+    name: str, secrets: Path
+) -> None:
+    ca = CONTAINERS[name]["environment"]["BASALT_KAFKA_CA"]
+
+    assert (secrets / TOLD[name] / Path(ca).relative_to("/run/secrets/basalt")).exists()
+    assert (secrets / TOLD[name] / "basalt_kafka_password").read_text()

@@ -138,10 +138,10 @@ def test_certificates_are_renewed_before_they_end(
     after = contents(tmp_path)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {
-        f"{service}/tls/{service}.{kind}"
-        for service in (*SERVICES, "triton")
+        f"{holder}/tls/{holder}.{kind}"
+        for holder in (*SERVICES, "kafka", "triton")
         for kind in ("pem", "key")
-    }
+    } | {"kafka/tls/keystore.pem"}
 
 
 def test_a_new_authority_makes_every_certificate_anew(tmp_path: Path) -> None:
@@ -160,6 +160,35 @@ def test_a_certificate_is_outdated_well_before_its_end() -> None:
     assert isinstance(pair, Pair)
     assert not pair.outdated(datetime.now(UTC))
     assert pair.outdated(pair.valid_until() - timedelta(days=certificates.RENEWAL_DAYS - 1))
+
+
+def test_kafka_is_told_whom_to_let_in_and_each_client_its_own_password(tmp_path: Path) -> None:
+    make(tmp_path)
+    platform = json.loads((tmp_path / "platform.json").read_bytes())
+    told = (tmp_path / "kafka/server.properties").read_text()
+
+    assert platform["kafka_broker_password"] in told
+    assert platform["kafka_administrator_password"] in told
+    for service, password in platform["kafka_passwords"].items():
+        assert password not in told, "Services' are in Kafka, as security puts them there."
+        assert (tmp_path / service / "basalt_kafka_password").read_text() == password
+    known = json.loads((tmp_path / "security/basalt_kafka_passwords").read_bytes())
+    assert known == platform["kafka_passwords"]
+    knows = tmp_path.glob("*/basalt_kafka_administrator_password")
+    assert [file.parent.name for file in knows] == ["security"]
+
+
+def test_an_installation_from_before_gets_what_it_lacks(tmp_path: Path) -> None:
+    make(tmp_path)
+    file = tmp_path / "platform.json"
+    new = json.loads(file.read_bytes())
+    older = {name: value for name, value in new.items() if not name.startswith("kafka_")}
+    file.write_text(json.dumps(older))
+    make(tmp_path)
+    again = json.loads(file.read_bytes())
+
+    assert older.items() <= again.items()
+    assert set(again) == set(new)
 
 
 def test_volumes_are_private_to_their_containers(tmp_path: Path) -> None:

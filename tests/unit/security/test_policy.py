@@ -60,7 +60,17 @@ PRIVILEGED = {
     "basalt.v1.DeploymentService/Undeploy",
     "basalt.v1.MonitoringService/ReplayDeadLetter",
     "basalt.v1.GatewayService/PutLimits",
+    "basalt.v1.IngestService/CreateSourceKey",
+    "basalt.v1.IngestService/RotateSourceKey",
+    "basalt.v1.IngestService/RevokeSourceKey",
 }
+STREAMS = (
+    "basalt.v1.StreamService/PutStream",
+    "basalt.v1.StreamService/CreateStreamKey",
+    "basalt.v1.StreamService/RotateStreamKey",
+    "basalt.v1.StreamService/RevokeStreamKey",
+    "basalt.v1.StreamService/ListStreamKeys",
+)
 # Who may, of the six roles and the six services, when the request names no other tenant.
 MATRIX = {
     "basalt.v1.IdentityService/CreateTenant": {"platform administrator"},
@@ -84,6 +94,10 @@ MATRIX = {
     "basalt.v1.MonitoringService/ReplayDeadLetter": {"operator"},
     "inference.GRPCInferenceService/ModelInfer": {"application"},
     "basalt.v1.SigningService/SignManifest": {"service:inference"},
+    "basalt.v1.IngestService/CreateSourceKey": {"engineer"},
+    "basalt.v1.IngestService/RotateSourceKey": {"engineer"},
+    "basalt.v1.IngestService/RevokeSourceKey": {"engineer"},
+    **{method: {"service:ingest"} for method in STREAMS},
 }
 SERVICES = ("ingest", "trainer", "inference", "monitoring", "security", "gateway")
 ONLY_SERVICES = (
@@ -99,6 +113,7 @@ ONLY_SERVICES = (
 INTERNAL = (
     "basalt.v1.IdentityService/IssueServiceToken",
     "basalt.v1.SigningService/SignManifest",
+    *STREAMS,
 )
 
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 import typer
 from rich.progress import Progress
 
+from basalt.cli import source_keys
 from basalt.cli.client import pages, platform
 from basalt.cli.output import (
     Json,
@@ -44,6 +45,7 @@ quarantine = typer.Typer(help="Records that broke their contract.", no_args_is_h
 
 
 def add_to(app: typer.Typer) -> None:
+    sources.add_typer(source_keys.keys, name="key")
     app.add_typer(sources, name="source")
     app.add_typer(datasets, name="data")
     app.add_typer(quarantine, name="quarantine")
@@ -65,7 +67,12 @@ def put_source(
             pb.PutSourceRequest(name=name, contract_yaml=read_text(contract)),
         )
     revision, topic = answer.source.revision, answer.source.topic
-    told(answer, json, f"Revision {revision} of {name}; publish records to {topic}.")
+    told(
+        answer,
+        json,
+        f"Revision {revision} of {name}; publish records to {topic}, with a key of"
+        f" `basalt source key create {name}`.",
+    )
 
 
 @sources.command("list")

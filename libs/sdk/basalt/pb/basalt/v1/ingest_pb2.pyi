@@ -1,6 +1,7 @@
 import datetime
 
 from basalt.pb.basalt.v1 import common_pb2 as _common_pb2
+from basalt.pb.basalt.v1 import security_pb2 as _security_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -66,6 +67,66 @@ class PutSourceResponse(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     source: Source
     def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ...) -> None: ...
+
+class CreateSourceKeyRequest(_message.Message):
+    __slots__ = ("source",)
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    def __init__(self, source: _Optional[str] = ...) -> None: ...
+
+class CreateSourceKeyResponse(_message.Message):
+    __slots__ = ("key", "password")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    key: _security_pb2.SourceKey
+    password: str
+    def __init__(self, key: _Optional[_Union[_security_pb2.SourceKey, _Mapping]] = ..., password: _Optional[str] = ...) -> None: ...
+
+class RotateSourceKeyRequest(_message.Message):
+    __slots__ = ("source", "id")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    id: str
+    def __init__(self, source: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class RotateSourceKeyResponse(_message.Message):
+    __slots__ = ("key", "password")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    key: _security_pb2.SourceKey
+    password: str
+    def __init__(self, key: _Optional[_Union[_security_pb2.SourceKey, _Mapping]] = ..., password: _Optional[str] = ...) -> None: ...
+
+class RevokeSourceKeyRequest(_message.Message):
+    __slots__ = ("source", "id")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    id: str
+    def __init__(self, source: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class RevokeSourceKeyResponse(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: _security_pb2.SourceKey
+    def __init__(self, key: _Optional[_Union[_security_pb2.SourceKey, _Mapping]] = ...) -> None: ...
+
+class ListSourceKeysRequest(_message.Message):
+    __slots__ = ("page", "source")
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    page: _common_pb2.PageRequest
+    source: str
+    def __init__(self, page: _Optional[_Union[_common_pb2.PageRequest, _Mapping]] = ..., source: _Optional[str] = ...) -> None: ...
+
+class ListSourceKeysResponse(_message.Message):
+    __slots__ = ("keys", "next_page_token")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[_security_pb2.SourceKey]
+    next_page_token: str
+    def __init__(self, keys: _Optional[_Iterable[_Union[_security_pb2.SourceKey, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GetSourceRequest(_message.Message):
     __slots__ = ("name",)

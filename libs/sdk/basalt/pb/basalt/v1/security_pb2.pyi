@@ -469,3 +469,99 @@ class ExportAuditResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     records: _containers.RepeatedCompositeFieldContainer[AuditRecord]
     def __init__(self, records: _Optional[_Iterable[_Union[AuditRecord, _Mapping]]] = ...) -> None: ...
+
+class SourceKey(_message.Message):
+    __slots__ = ("id", "source", "topic", "user", "revoked", "changed")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    source: str
+    topic: str
+    user: str
+    revoked: bool
+    changed: _common_pb2.Stamp
+    def __init__(self, id: _Optional[str] = ..., source: _Optional[str] = ..., topic: _Optional[str] = ..., user: _Optional[str] = ..., revoked: _Optional[bool] = ..., changed: _Optional[_Union[_common_pb2.Stamp, _Mapping]] = ...) -> None: ...
+
+class PutStreamRequest(_message.Message):
+    __slots__ = ("source", "durable")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    durable: bool
+    def __init__(self, source: _Optional[str] = ..., durable: _Optional[bool] = ...) -> None: ...
+
+class PutStreamResponse(_message.Message):
+    __slots__ = ("topic",)
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    def __init__(self, topic: _Optional[str] = ...) -> None: ...
+
+class CreateStreamKeyRequest(_message.Message):
+    __slots__ = ("source", "by")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    by: str
+    def __init__(self, source: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
+
+class CreateStreamKeyResponse(_message.Message):
+    __slots__ = ("key", "password")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    key: SourceKey
+    password: str
+    def __init__(self, key: _Optional[_Union[SourceKey, _Mapping]] = ..., password: _Optional[str] = ...) -> None: ...
+
+class RotateStreamKeyRequest(_message.Message):
+    __slots__ = ("source", "id", "by")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    id: str
+    by: str
+    def __init__(self, source: _Optional[str] = ..., id: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
+
+class RotateStreamKeyResponse(_message.Message):
+    __slots__ = ("key", "password")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    key: SourceKey
+    password: str
+    def __init__(self, key: _Optional[_Union[SourceKey, _Mapping]] = ..., password: _Optional[str] = ...) -> None: ...
+
+class RevokeStreamKeyRequest(_message.Message):
+    __slots__ = ("source", "id", "by")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    id: str
+    by: str
+    def __init__(self, source: _Optional[str] = ..., id: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
+
+class RevokeStreamKeyResponse(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: SourceKey
+    def __init__(self, key: _Optional[_Union[SourceKey, _Mapping]] = ...) -> None: ...
+
+class ListStreamKeysRequest(_message.Message):
+    __slots__ = ("page", "source")
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    page: _common_pb2.PageRequest
+    source: str
+    def __init__(self, page: _Optional[_Union[_common_pb2.PageRequest, _Mapping]] = ..., source: _Optional[str] = ...) -> None: ...
+
+class ListStreamKeysResponse(_message.Message):
+    __slots__ = ("keys", "next_page_token")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[SourceKey]
+    next_page_token: str
+    def __init__(self, keys: _Optional[_Iterable[_Union[SourceKey, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -1168,3 +1168,258 @@ class AuditService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class StreamServiceStub:
+    """Kafka, which security alone administers: topics of sources, and what upstream systems log in with.
+    Only ingest asks, for the tenant of its token; it knows which sources there are.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.PutStream = channel.unary_unary(
+                '/basalt.v1.StreamService/PutStream',
+                request_serializer=basalt_dot_v1_dot_security__pb2.PutStreamRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_security__pb2.PutStreamResponse.FromString,
+                _registered_method=True)
+        self.CreateStreamKey = channel.unary_unary(
+                '/basalt.v1.StreamService/CreateStreamKey',
+                request_serializer=basalt_dot_v1_dot_security__pb2.CreateStreamKeyRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_security__pb2.CreateStreamKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateStreamKey = channel.unary_unary(
+                '/basalt.v1.StreamService/RotateStreamKey',
+                request_serializer=basalt_dot_v1_dot_security__pb2.RotateStreamKeyRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_security__pb2.RotateStreamKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeStreamKey = channel.unary_unary(
+                '/basalt.v1.StreamService/RevokeStreamKey',
+                request_serializer=basalt_dot_v1_dot_security__pb2.RevokeStreamKeyRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_security__pb2.RevokeStreamKeyResponse.FromString,
+                _registered_method=True)
+        self.ListStreamKeys = channel.unary_unary(
+                '/basalt.v1.StreamService/ListStreamKeys',
+                request_serializer=basalt_dot_v1_dot_security__pb2.ListStreamKeysRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_security__pb2.ListStreamKeysResponse.FromString,
+                _registered_method=True)
+
+
+class StreamServiceServicer:
+    """Kafka, which security alone administers: topics of sources, and what upstream systems log in with.
+    Only ingest asks, for the tenant of its token; it knows which sources there are.
+    """
+
+    def PutStream(self, request, context):
+        """Makes the topic of a source, or changes whether its records are on disk before they are acknowledged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateStreamKey(self, request, context):
+        """The password is in this answer and never again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateStreamKey(self, request, context):
+        """Another password for the same user: the old one opens no new session from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeStreamKey(self, request, context):
+        """Kafka refuses the key from now on; UNAVAILABLE when that is not sure yet, and it is tried on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStreamKeys(self, request, context):
+        """A source's keys, by age; never their passwords.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_StreamServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'PutStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutStream,
+                    request_deserializer=basalt_dot_v1_dot_security__pb2.PutStreamRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_security__pb2.PutStreamResponse.SerializeToString,
+            ),
+            'CreateStreamKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateStreamKey,
+                    request_deserializer=basalt_dot_v1_dot_security__pb2.CreateStreamKeyRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_security__pb2.CreateStreamKeyResponse.SerializeToString,
+            ),
+            'RotateStreamKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateStreamKey,
+                    request_deserializer=basalt_dot_v1_dot_security__pb2.RotateStreamKeyRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_security__pb2.RotateStreamKeyResponse.SerializeToString,
+            ),
+            'RevokeStreamKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeStreamKey,
+                    request_deserializer=basalt_dot_v1_dot_security__pb2.RevokeStreamKeyRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_security__pb2.RevokeStreamKeyResponse.SerializeToString,
+            ),
+            'ListStreamKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStreamKeys,
+                    request_deserializer=basalt_dot_v1_dot_security__pb2.ListStreamKeysRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_security__pb2.ListStreamKeysResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'basalt.v1.StreamService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('basalt.v1.StreamService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class StreamService:
+    """Kafka, which security alone administers: topics of sources, and what upstream systems log in with.
+    Only ingest asks, for the tenant of its token; it knows which sources there are.
+    """
+
+    @staticmethod
+    def PutStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.StreamService/PutStream',
+            basalt_dot_v1_dot_security__pb2.PutStreamRequest.SerializeToString,
+            basalt_dot_v1_dot_security__pb2.PutStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateStreamKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.StreamService/CreateStreamKey',
+            basalt_dot_v1_dot_security__pb2.CreateStreamKeyRequest.SerializeToString,
+            basalt_dot_v1_dot_security__pb2.CreateStreamKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateStreamKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.StreamService/RotateStreamKey',
+            basalt_dot_v1_dot_security__pb2.RotateStreamKeyRequest.SerializeToString,
+            basalt_dot_v1_dot_security__pb2.RotateStreamKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeStreamKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.StreamService/RevokeStreamKey',
+            basalt_dot_v1_dot_security__pb2.RevokeStreamKeyRequest.SerializeToString,
+            basalt_dot_v1_dot_security__pb2.RevokeStreamKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStreamKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.StreamService/ListStreamKeys',
+            basalt_dot_v1_dot_security__pb2.ListStreamKeysRequest.SerializeToString,
+            basalt_dot_v1_dot_security__pb2.ListStreamKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
