@@ -17,7 +17,7 @@ import structlog
 
 from libs.common import telemetry
 from libs.common.clock import Clock
-from libs.common.errors import BasaltError, IntegrityError
+from libs.common.errors import BasaltError, DependencyError, IntegrityError
 from libs.common.stores.ports import ObjectStore
 from services.trainer.core import jobs
 from services.trainer.core.candidates import Candidates
@@ -48,8 +48,9 @@ from services.trainer.ports import (
 CHECKPOINTS_KIND = "checkpoints"
 # A process that was killed from outside goes on from its checkpoint this often in one attempt.
 RESTARTS_MAX = 8
-# A dependency that is out of reach (ingest, the object store) is waited for this long.
-DEPENDENCY_WAIT_S_MAX = 600.0
+# A dependency that is out of reach (ingest, the object store) is waited for until it is back, which
+# costs the job nothing; what else may pass (a limit) is tried again for this long.
+LIMIT_WAIT_S_MAX = 600.0
 TRY_AGAIN_S = 0.2
 TRY_AGAIN_S_MAX = 5.0
 
@@ -167,7 +168,11 @@ class Attempt:
     async def _prepare(self, place: Place) -> Definition:
         job, tools = self.claim.job, self.tools
         definition = with_parameters(
-            await tools.pipelines.definition(self._tenant, job.pipeline, job.pipeline_revision),
+            await self._patiently(
+                lambda: tools.pipelines.definition(
+                    self._tenant, job.pipeline, job.pipeline_revision
+                )
+            ),
             job.parameters,
         )
         columns = await self._patiently(lambda: tools.datasets.columns(job.dataset))
@@ -236,16 +241,17 @@ class Attempt:
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Asks again while what is asked cannot be reached; the job says what it waits for."""
-        give_up_at = self.tools.clock.monotonic() + DEPENDENCY_WAIT_S_MAX
+        give_up_at = self.tools.clock.monotonic() + LIMIT_WAIT_S_MAX
         pause_s = TRY_AGAIN_S
         while True:
             try:
                 return await ask()
             except BasaltError as error:
-                if not error.retryable or self.tools.clock.monotonic() > give_up_at:
+                late = self.tools.clock.monotonic() > give_up_at
+                if not error.retryable or (late and not isinstance(error, DependencyError)):
                     raise
                 self._say(f"Waiting: {error}")
-                self._progress = Progressed(f"waiting for {error.which}", self._progress.fraction)
+                self._progress = Progressed(f"{jobs.WAITING}{error.which}", self._progress.fraction)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, TRY_AGAIN_S_MAX)
 
@@ -319,6 +325,10 @@ class Attempt:
     async def give_up(self, failure: str) -> None:
         """Ends the job as failed without another try."""
         await self._settle(Outcome(failure=failure))
+
+    async def release(self) -> None:
+        """Puts the job back into the queue as it is."""
+        await self.claim.write("JobReleased", self.claim.job.released())
 
     async def _settle(self, outcome: Outcome) -> None:
         """Writes how it ended, with its event, until the journal has it or the claim is lost."""

@@ -26,6 +26,10 @@ State = Literal["queued", "running", "completed", "failed", "cancelled"]
 ENDED: frozenset[State] = frozenset({"completed", "failed", "cancelled"})
 
 
+# How the step of a job begins that waits for a dependency, which the step then names.
+WAITING = "waiting for "
+
+
 class Job(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -49,6 +53,8 @@ class Job(BaseModel):
     progress: float = 0.0
     step: str = "queued"
     attempt: int = 0
+    # Attempts that ended with their worker, while nothing outside kept it waiting.
+    deaths: int = 0
     worker: str = ""
     metrics: dict[str, float] = {}
     failure: str = ""
@@ -70,12 +76,15 @@ class Job(BaseModel):
     # Transitions. Each answers the job as it is afterwards.
 
     def claimed(self, worker: str, now: datetime) -> Job:
+        # Whoever runs it still has fallen silent. A worker that waits dies of something else.
+        died = self.state == "running" and not self.step.startswith(WAITING)
         return self.model_copy(
             update={
                 "state": "running",
                 "step": "claimed",
                 "worker": worker,
                 "attempt": self.attempt + 1,
+                "deaths": self.deaths + died,
                 "started_at": self.started_at or now,
             }
         )

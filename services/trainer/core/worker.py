@@ -20,7 +20,7 @@ from services.trainer.core.queue import JobQueue
 from services.trainer.core.waiting import set_within
 
 # A job that so many workers died of is given up: it may be what kills them.
-ATTEMPTS_MAX = 10
+DEATHS_MAX = 10
 # Looking through the journal takes at most this share of the worker's time.
 LOOKING_SHARE_MAX = 0.05
 
@@ -132,14 +132,18 @@ class Worker:
             ),
         ):
             try:
-                if job.attempt > ATTEMPTS_MAX:
-                    await attempt.give_up(f"{ATTEMPTS_MAX} workers died while they ran this job.")
+                if job.deaths >= DEATHS_MAX:
+                    await attempt.give_up(f"{DEATHS_MAX} workers died while they ran this job.")
                 else:
                     await attempt.run()
             except ClaimLostError as lost:
                 log.info("claim_lost", job=job.id, to=lost.entry.type, version=lost.entry.version)
             except BasaltError as error:
                 log.warning("job_not_settled", job=job.id, error=str(error))
+                if error.retryable:
+                    # What was away may be back: the job is as it was before.
+                    with contextlib.suppress(ClaimLostError, BasaltError):
+                        await attempt.release()
             except Exception:
                 log.exception("attempt_failed", job=job.id)
                 with contextlib.suppress(ClaimLostError, BasaltError):

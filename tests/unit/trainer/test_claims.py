@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.core.attempt import Pace
+from services.trainer.core.attempt import LIMIT_WAIT_S_MAX, Pace
 from services.trainer.core.claims import Claim, ClaimLostError
-from services.trainer.core.worker import ATTEMPTS_MAX
+from services.trainer.core.worker import DEATHS_MAX
 from tests.support.eventually import eventually
 from tests.support.training import (
     PIPELINE,
@@ -115,7 +115,7 @@ async def test_a_job_that_workers_die_of_is_given_up(
     tmp_path: Path, trainer: Trainer, clock: HeldClock
 ) -> None:
     job = await trainer.run()
-    for n in range(ATTEMPTS_MAX):
+    for n in range(DEATHS_MAX + 1):
         await Claim.take(
             trainer.journal, clock, f"w{n}", await trainer.oversight.entry(TENANT, job)
         )
@@ -127,6 +127,47 @@ async def test_a_job_that_workers_die_of_is_given_up(
     assert ended.state == "failed"
     assert "workers died" in ended.failure
     await last.close()
+
+
+async def test_workers_that_die_while_they_wait_or_are_stopped_cost_a_job_nothing(
+    trainer: Trainer, clock: HeldClock
+) -> None:
+    job = await trainer.run()
+    for n in range(3 * DEATHS_MAX):
+        claim = await Claim.take(
+            trainer.journal, clock, f"w{n}", await trainer.oversight.entry(TENANT, job)
+        )
+        if n % 2:
+            await claim.write("JobReleased", claim.job.released())
+        else:
+            waiting = claim.job.model_copy(update={"step": "waiting for ingest"})
+            await claim.write("JobProgressed", waiting)
+    found = await trainer.job(job)
+    assert (found.attempt, found.deaths) == (3 * DEATHS_MAX, 0)
+
+
+async def test_a_dependency_is_waited_for_until_it_is_back(
+    tmp_path: Path, clock: HeldClock
+) -> None:
+    data = MemoryDatasets()
+    data.add("patients", patients(30))
+    training = EndlessTraining()
+    trainer = Trainer.at(tmp_path, clock=clock, pace=PACE, training=training, data=data)
+    job = await trainer.run(definition=PIPELINE)
+    data.reachable = False
+    await trainer.worker.start()
+
+    async def waits() -> bool:
+        return (await trainer.job(job)).step.startswith("waiting for")
+
+    await eventually(waits)
+    clock.move(LIMIT_WAIT_S_MAX * 10)
+    await eventually(waits)
+    data.reachable = True
+    await eventually(lambda: bool(training.running))
+    found = await trainer.job(job)
+    assert (found.state, found.attempt, found.deaths) == ("running", 1, 0)
+    await trainer.close()
 
 
 async def test_no_more_jobs_run_at_once_than_allowed(tmp_path: Path, clock: HeldClock) -> None:
