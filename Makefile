@@ -9,7 +9,7 @@ export BASALT_CACHE := $(CACHE)
 export UV_CACHE_DIR := $(CACHE)/uv
 WORKERS ?= 2
 
-.PHONY: help setup demo up test test-real test-faults bench lint format types protos lock reference clean
+.PHONY: help setup demo up test test-real chaos bench lint format types protos lock reference clean
 
 help: ## Lists what make can do.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -39,6 +39,10 @@ test: setup ## Passes every test that needs no Go toolchain.
 test-real: setup ## The contract, e2e and fault suites on Kafka, MinIO, a MongoDB-wire server and Triton.
 	@$(BIN)/python -m tools.servers obtain minio ferretdb
 	BASALT_TEST_EDITION=real $(BIN)/python -m pytest tests/contract tests/servers tests/e2e tests/faults -m "real" -n $(WORKERS) --dist loadgroup
+
+SEEDS ?= 3
+chaos: setup ## Harms a working platform by SEEDS=3 seeds, four minutes each at most, and looks what holds.
+	@$(BIN)/python -m tests.chaos --seeds $(SEEDS)
 
 bench: setup ## Measures against peers, one line a figure.
 	@$(BIN)/python -m bench

@@ -35,3 +35,8 @@ async def eventually(
                 f"Not within {within_s} s: {what or inspect.getsource(check).strip()}"
             ) from problem
         await asyncio.sleep(POLL_S)
+
+
+async def pause(seconds: float) -> None:
+    """The pace of a load, or of a monkey: nothing is waited for."""
+    await asyncio.sleep(seconds)

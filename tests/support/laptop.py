@@ -33,6 +33,7 @@ EDITIONS = ["laptop", pytest.param("real", marks=pytest.mark.real)]
 PLATFORM_TESTS = (
     "tests/e2e/",
     "tests/flow/test_one_trace.py",
+    "tests/chaos/",
     "tests/faults/test_comes_back.py",
     "tests/faults/test_dependencies_down.py",
     "tests/faults/test_story_survives.py",
