@@ -7,8 +7,8 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import structlog
@@ -21,6 +21,7 @@ from libs.common.errors import BasaltError, DependencyError
 from libs.common.identity import Caller, TokenVerifier, acting_tenant
 from libs.common.pb.basalt.v1 import security_pb2 as pb
 from libs.common.pb.basalt.v1.security_pb2_grpc import AuditServiceStub, IdentityServiceStub
+from libs.common.revocations import Revocation
 from libs.common.rpc import Peers, translated
 
 REFRESH_S_BEFORE = 60.0
@@ -73,23 +74,23 @@ class ServiceTokens:
 
 
 class AccessWatch:
-    """Follows the keys and revocations that security publishes, and gives them to the verifier.
+    """Follows the keys and revocations that security publishes, and tells it what is in force here.
 
-    Without security the last ones stay in force.
+    Without security what was in force stays so.
     """
 
     name = "access"
 
     def __init__(
-        self,
-        peers: Peers,
-        verifier: TokenVerifier,
-        on_change: Callable[[pb.WatchAccessResponse], None] | None = None,
+        self, peers: Peers, follower: str, take: Callable[[pb.FollowAccessResponse], None]
     ) -> None:
+        """`take` puts a change in force: when it returns, security is told that it is."""
         self._peers = peers
-        self._verifier = verifier
-        self._on_change = on_change
+        self._follower = follower
+        self._take = take
         self._task: asyncio.Task[None] | None = None
+        # Set once what was published before is in force, or cannot be asked for.
+        self.asked = asyncio.Event()
         self.problem = "Keys have not arrived yet."
 
     async def start(self) -> None:
@@ -106,14 +107,8 @@ class AccessWatch:
         while True:
             try:
                 with translated("security"):
-                    stub = self._peers.stub(IdentityServiceStub, "security")
-                    watching = stub.WatchAccess(pb.WatchAccessRequest())
-                    try:
-                        async for change in watching:
-                            self._take(change)
-                            pause_s = RETRY_S
-                    finally:
-                        watching.cancel()
+                    async for _ in self._changes():
+                        pause_s = RETRY_S
                 self.problem = "Keys are not being followed: security ended the stream."
             except Exception as error:
                 # Also when what came cannot be used: the last keys stay, and we ask again.
@@ -124,14 +119,53 @@ class AccessWatch:
                     again_in_s=pause_s,
                     exc_info=not isinstance(error, BasaltError),
                 )
+            self.asked.set()
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_S_MAX)
 
-    def _take(self, change: pb.WatchAccessResponse) -> None:
-        self._verifier.update(json.loads(change.jwks_json), frozenset(change.revoked_token_ids))
-        self.problem = ""
-        if self._on_change is not None:
-            self._on_change(change)
+    async def _changes(self) -> AsyncIterator[None]:
+        stub = self._peers.stub(IdentityServiceStub, "security")
+        following = cast("Any", stub.FollowAccess())
+        try:
+            await following.write(pb.FollowAccessRequest(follower=self._follower))
+            async for change in following:
+                self._take(change)
+                if change.sequence:
+                    await following.write(pb.FollowAccessRequest(in_force=change.sequence))
+                    self.problem = ""
+                    self.asked.set()
+                yield
+        finally:
+            following.cancel()
+
+
+def revocations_of(change: pb.FollowAccessResponse) -> list[Revocation]:
+    return [
+        Revocation(
+            until=row.until_s,
+            token_id=row.token_id,
+            login_id=row.login_id,
+            subject=row.subject,
+            generation=row.generation,
+        )
+        for row in change.revocations
+    ]
+
+
+def verify_by(
+    verifier: TokenVerifier, on_keys: Callable[[pb.FollowAccessResponse], None] | None = None
+) -> Callable[[pb.FollowAccessResponse], None]:
+    """What an `AccessWatch` takes, for a service; `on_keys` hears of new keys and tenants."""
+
+    def take(change: pb.FollowAccessResponse) -> None:
+        # Before the keys: what verifies a token must know of its revocation.
+        verifier.revocations.add(*revocations_of(change))
+        if change.jwks_json:
+            verifier.update(json.loads(change.jwks_json))
+            if on_keys is not None:
+                on_keys(change)
+
+    return take
 
 
 class AuditClient:

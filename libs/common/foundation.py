@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc.aio
 
 from libs.common import stores
-from libs.common.access import AccessWatch, AuditClient, ServiceTokens
+from libs.common.access import AccessWatch, AuditClient, ServiceTokens, verify_by
 from libs.common.bus import Bus, Router
 from libs.common.clock import Clock, SystemClock
 from libs.common.disk import Disk
@@ -76,7 +76,7 @@ class Foundation:
         parts: Sequence[Part] = (),
         checks: Sequence[Check] = (),
         writes: Sequence[Path] = (),
-        on_access: Callable[[security_pb2.WatchAccessResponse], None] | None = None,
+        on_keys: Callable[[security_pb2.FollowAccessResponse], None] | None = None,
         guard: Guard | None = None,
         bus: Bus | None = None,
     ) -> Service:
@@ -91,7 +91,7 @@ class Foundation:
         relay = Relay(self.journal, bus)
         access: list[AccessWatch] = []
         if guard is None:
-            access = [AccessWatch(self.peers, self.verifier, on_access)]
+            access = [AccessWatch(self.peers, self.service, verify_by(self.verifier, on_keys))]
             auditor = AuditClient(self.peers, self.clock)
             guard = Guard(self.verifier, Policy.load(), auditor, self.sharing)
         disk = Disk.under([self.settings.journal, self.settings.objects], writes)

@@ -22,6 +22,7 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
 from libs.common.errors import DependencyError, UnauthenticatedError
+from libs.common.revocations import CLOCK_SKEW_S, Revocations
 
 # Ed25519 under the name that Envoy's jwt_authn knows it by; RFC 9864 has a newer one.
 ALGORITHM = "EdDSA"
@@ -30,7 +31,6 @@ AUDIENCE = "basalt"
 # The tenant of the platform itself: its administrators, its services, its audit.
 PLATFORM = "platform"
 KEY_SUBJECT = "key:"
-CLOCK_SKEW_S = 30
 VERIFIED_TOKENS_MAX = 10_000
 TOKEN_CHARACTERS_MAX = 8_000
 # The door says in it from which address a call came, and takes away what callers put there.
@@ -58,6 +58,9 @@ class Caller:
     expires_at: float
     # Seconds since 1970, as `expires_at`; tokens of old do not say it.
     not_before: float = 0.0
+    # Of users: which of their logins, and how often what they may had changed before it.
+    login_id: str = ""
+    generation: int = 0
 
     @property
     def is_service(self) -> bool:
@@ -138,13 +141,13 @@ class TokenVerifier:
         """`now`: seconds since 1970; the machine's clock unless said otherwise."""
         self._now = now or (lambda: time.time())
         self._keys = KeySet([])
-        self._revoked: frozenset[str] = frozenset()
         self._verified: dict[str, Caller] = {}
+        # In force as soon as one is added.
+        self.revocations = Revocations(self._now)
 
-    def update(self, jwks: dict[str, Any], revoked_token_ids: frozenset[str]) -> None:
+    def update(self, jwks: dict[str, Any]) -> None:
         # joserfc's KeySet refuses an empty set; without keys no token holds.
         self._keys = KeySet.import_key_set(jwks) if jwks.get("keys") else KeySet([])  # pyright: ignore[reportArgumentType]
-        self._revoked = revoked_token_ids
         self._verified.clear()
 
     @property
@@ -186,9 +189,16 @@ class TokenVerifier:
                 "The token does not hold yet.",
                 next_step="See that the clocks of the platform's machines agree.",
             )
-        if known.token_id in self._revoked:
-            raise UnauthenticatedError("The token was revoked.", next_step="Log in again.")
+        self.require_not_revoked(known)
         return known
+
+    def require_not_revoked(self, who: Caller) -> None:
+        """Raises UnauthenticatedError: also of a token that held a moment ago."""
+        subject = f"{who.tenant}/{who.subject}"
+        if self.revocations.refuses(who.token_id, who.login_id, subject, who.generation):
+            raise UnauthenticatedError(
+                "The token was revoked.", next_step="Log in again: `basalt login`."
+            )
 
     def _decode(self, token: str) -> Caller:
         try:
@@ -208,6 +218,8 @@ class TokenVerifier:
                 token_id=str(claims["jti"]),
                 expires_at=_moment(claims["exp"]),
                 not_before=_moment(claims.get("nbf", 0.0)),
+                login_id=str(claims.get("sid", "")),
+                generation=int(claims.get("gen", 0)),
             )
         # A header nested deeply enough ends the parser with a RecursionError.
         except (JoseError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -87,7 +87,7 @@ def build(settings: Settings) -> Service:
             Check("triton", triton.ping),
         ],
         writes=[settings.door_folder],
-        on_access=lambda change: door.take_access(_access(change)),
+        on_keys=lambda change: door.take_access(_access(change)),
     )
 
 
@@ -111,11 +111,10 @@ def _site(settings: Settings, policy: Policy) -> Site:
     )
 
 
-def _access(change: security_pb2.WatchAccessResponse) -> Access:
+def _access(change: security_pb2.FollowAccessResponse) -> Access:
     return Access(
         version=change.access_version,
         keys=tuple(json.loads(change.jwks_json).get("keys", [])),
-        revoked=tuple(sorted(change.revoked_token_ids)),
         tenants=tuple(sorted(change.tenants)),
     )
 

@@ -13,7 +13,10 @@ from libs.common.topics import platform_topics
 from services.security.core.access import Access, Published
 from services.security.core.api_keys import ApiKeys
 from services.security.core.audit import AuditLog
+from services.security.core.followers import Followers
 from services.security.core.four_eyes import FourEyes
+from services.security.core.logins import Logins
+from services.security.core.passwords import PasswordRules
 from services.security.core.roles import Confirmation
 from services.security.core.signing import Signing
 from services.security.core.source_keys import SourceKeys
@@ -32,12 +35,15 @@ from services.security.inbound.rpc import (
 from services.security.inbound.streams import StreamServicer
 from services.security.outbound.argon import Argon2Passwords
 from services.security.outbound.first_login import FirstLoginFile
+from services.security.outbound.guessing import Zxcvbn
 from services.security.outbound.jose import JoseTokens
 from services.security.outbound.kafka_administration import KafkaAdministrator
 from services.security.outbound.model_signatures import OpenSsfSigner
 from services.security.outbound.sealing import AesGcmSeal
 from services.security.settings import Settings
 
+# The part of the door that judges every prediction; `gateway` is its control plane.
+DISPATCHER = "dispatcher"
 # How soon a change that another replica made is seen by this one.
 REFRESH_S = 0.5
 # How soon a Kafka that was away is administered again.
@@ -68,21 +74,38 @@ def build(settings: Settings) -> Service:
     token_format = JoseTokens()
 
     def verify_with(published: Published) -> None:
-        laid.verifier.update(published.state.jwks(), frozenset(published.state.revoked))
+        laid.verifier.update(published.state.jwks())
 
-    access = Access(journal, clock, seal, token_format, signer, verify_with)
+    access = Access(
+        journal,
+        clock,
+        seal,
+        token_format,
+        signer,
+        verify_with,
+        laid.verifier.revocations,
+        Followers(frozenset(settings.service_credentials) - {"security"} | {DISPATCHER}),
+    )
     audit = AuditLog(journal, clock)
     tokens = Tokens(access, token_format, clock)
+    passwords, keys = Argon2Passwords(), ApiKeys(journal, clock, access, tokens)
     users = Users(
         journal=journal,
         clock=clock,
         access=access,
-        tokens=tokens,
-        passwords=Argon2Passwords(),
-        throttle=Throttle(clock),
-        audit=audit,
+        passwords=passwords,
         seal=seal,
         note=FirstLoginFile(settings.first_login_file),
+        keys=keys,
+    )
+    logins = Logins(
+        users=users,
+        clock=clock,
+        tokens=tokens,
+        passwords=passwords,
+        rules=PasswordRules(Zxcvbn()),
+        throttle=Throttle(clock),
+        audit=audit,
     )
     credentials = {
         service: secret.get_secret_value()
@@ -101,7 +124,8 @@ def build(settings: Settings) -> Service:
             IdentityServicer(
                 access,
                 users,
-                ApiKeys(journal, clock, access, tokens),
+                logins,
+                keys,
                 ServiceCredentials(credentials, tokens, access),
                 Confirmation(users),
             ).register,

@@ -11,10 +11,20 @@ from libs.common.topics import TopicSpec
 
 
 class Passwords(Protocol):
-    async def hash(self, password: str) -> str: ...
+    """Each takes time: `address` is where the call came from, as addresses take turns."""
 
-    async def match(self, password_hash: str | None, password: str) -> bool:
+    async def hash(self, password: str, address: str = "") -> str:
+        """Raises LimitError when too many wait."""
+        ...
+
+    async def match(self, password_hash: str | None, password: str, address: str = "") -> bool:
         """None takes as long as a wrong password does. Raises LimitError when too many wait."""
+        ...
+
+
+class PasswordGuesses(Protocol):
+    async def log10(self, password: str, words: Sequence[str]) -> float:
+        """How many guesses, in powers of ten, find the password if `words` are tried first."""
         ...
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -79,7 +80,9 @@ class Neighbours(IdentityServiceServicer, AuditServiceServicer, DeploymentServic
     def __init__(self, tls: ServerTls | None = None) -> None:
         self.tls = tls
         self.ring = KeyRing("one")
-        self.revoked: set[str] = set()
+        self.revocations: list[security_pb2.Revocation] = []
+        # By follower: what they last said is in force there.
+        self.in_force: dict[str, int] = {}
         self.tenants = ["platform", "acme", "globex"]
         self.routes: dict[tuple[str, str], inference_pb2.Route] = {}
         self.port = free_ports(1)[0]
@@ -110,11 +113,12 @@ class Neighbours(IdentityServiceServicer, AuditServiceServicer, DeploymentServic
             await self._server.stop(None)
             self._server = None
 
-    def tell(self) -> None:
-        """What was changed is published to whoever watches."""
+    def tell(self) -> int:
+        """What was changed is published to whoever follows; the sequence of it."""
         self._version += 1
         self._changed.set()
         self._changed = asyncio.Event()
+        return self._version
 
     def route(self, tenant: str, model: str, weights: Mapping[int, int], **fields: Any) -> None:
         """Of models that `load_model` loaded: internal names are the platform's."""
@@ -152,18 +156,34 @@ class Neighbours(IdentityServiceServicer, AuditServiceServicer, DeploymentServic
         self.headers.append(dict(context.invocation_metadata()))
         return security_pb2.GetJwksResponse(jwks_json=json.dumps(self.ring.jwks()))
 
-    async def WatchAccess(  # noqa: N802
-        self, request: security_pb2.WatchAccessRequest, context: Any
-    ) -> AsyncIterator[security_pb2.WatchAccessResponse]:
-        while True:
-            changed = self._changed
-            yield security_pb2.WatchAccessResponse(
-                jwks_json=json.dumps(self.ring.jwks()),
-                revoked_token_ids=sorted(self.revoked),
-                tenants=self.tenants,
-                access_version=self._version,
-            )
-            await changed.wait()
+    async def FollowAccess(  # noqa: N802
+        self, requests: AsyncIterator[security_pb2.FollowAccessRequest], context: Any
+    ) -> AsyncIterator[security_pb2.FollowAccessResponse]:
+        first = await anext(aiter(requests))
+
+        async def hear() -> None:
+            async for said in requests:
+                self.in_force[first.follower] = said.in_force
+
+        hearing = asyncio.create_task(hear())
+        try:
+            while True:
+                changed = self._changed
+                yield security_pb2.FollowAccessResponse(
+                    sequence=self._version,
+                    jwks_json=json.dumps(self.ring.jwks()),
+                    tenants=self.tenants,
+                    access_version=self._version,
+                    revocations=self.revocations,
+                )
+                await changed.wait()
+        finally:
+            hearing.cancel()
+
+    def revoke(self, **row: Any) -> int:
+        """For ten minutes, of a token, a login or a subject; the sequence of it."""
+        self.revocations.append(security_pb2.Revocation(until_s=time.time() + 600, **row))
+        return self.tell()
 
     async def AppendAudit(  # noqa: N802
         self, request: security_pb2.AppendAuditRequest, context: Any

@@ -45,7 +45,7 @@ class KeyRing:
             registry=TokenAlgorithms(),
         )
 
-    def verifier(self, revoked: frozenset[str] = frozenset()) -> TokenVerifier:
+    def verifier(self) -> TokenVerifier:
         verifier = TokenVerifier()
-        verifier.update(self.jwks(), revoked)
+        verifier.update(self.jwks())
         return verifier

@@ -1,6 +1,6 @@
 """The control plane: keeps what Envoy and the dispatcher go by equal to what was decided elsewhere.
 
-    security: keys, revocations ─┐
+    security: keys, tenants ─────┐
     inference: routes ───────────┼─▶ Door ─▶ judged ─▶ files moved into place ─▶ Envoy, dispatcher
     own journal: limits ─────────┘
 
@@ -35,13 +35,12 @@ log = structlog.get_logger(__name__)
 
 
 class _Remembered(BaseModel):
-    """The access that is in force, for our next start. Public keys and token ids; no secret."""
+    """The access that is in force, for our next start. Public keys; no secret."""
 
     model_config = ConfigDict(frozen=True)
 
     version: int
     keys: tuple[dict[str, str], ...]
-    revoked: tuple[str, ...]
     tenants: tuple[str, ...]
 
 
@@ -146,7 +145,7 @@ class Door:
         if access is not None:
             with contextlib.suppress(ValidationError):
                 known = _Remembered.model_validate_json(access)
-                self._access = Access(known.version, known.keys, known.revoked, known.tenants)
+                self._access = Access(known.version, known.keys, known.tenants)
         routes = self._folder.read(ROUTES_FILE)
         if routes is not None:
             with contextlib.suppress(BasaltError):
@@ -177,7 +176,6 @@ class Door:
             known = _Remembered(
                 version=access.version,
                 keys=tuple(dict(key) for key in access.keys),
-                revoked=access.revoked,
                 tenants=access.tenants,
             )
             self._write(ACCESS_FILE, known.model_dump_json(indent=1) + "\n")

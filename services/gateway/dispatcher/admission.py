@@ -3,6 +3,7 @@
 import zlib
 from time import monotonic
 
+from libs.common.revocations import Revocations
 from services.gateway.dispatcher.calls import WAITING, Call, RefusedError, Status
 from services.gateway.dispatcher.delivery import Delivery
 from services.gateway.dispatcher.ledger import Ledger
@@ -19,8 +20,11 @@ _DEFLATE_BITS = {b"gzip": 31, b"deflate": 15}  # zlib's names for the two format
 class Admission:
     """The `CallReceiver` of all connections of Envoy."""
 
-    def __init__(self, limits: Limits, ledger: Ledger, delivery: Delivery) -> None:
+    def __init__(
+        self, limits: Limits, ledger: Ledger, delivery: Delivery, revocations: Revocations
+    ) -> None:
         self._limits = limits
+        self._revocations = revocations
         self._ledger = ledger
         self._delivery = delivery
         self._tenants = Tenants(limits.tenant_concurrency_max, limits.message_bytes_max)
@@ -42,6 +46,14 @@ class Admission:
                 call,
                 Status.UNAUTHENTICATED,
                 "the call names no tenant; call through the gateway's door with a token",
+            )
+        elif (token := headers.token) is not None and self._revocations.refuses(
+            token.id, token.login_id, token.subject, token.generation
+        ):
+            self._ledger.refuse(
+                call,
+                Status.UNAUTHENTICATED,
+                "the token was revoked; log in again: `basalt login`, or use another API key",
             )
 
     def grew(self, call: Call, data: bytes) -> None:

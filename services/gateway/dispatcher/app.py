@@ -1,7 +1,7 @@
 """Puts the dispatcher's process together: the hot path, and what tells others of it.
 
-It needs the door's folder and Triton alone; Kafka, the collector and the control plane may come
-and go.
+It needs the door's folder and Triton alone; Kafka, the collector, security and the control plane
+may come and go. Who may not come in any more it hears from security itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from libs.common.bus import Bus, Router
 from libs.common.clock import SystemClock
 from libs.common.errors import BasaltError, PreconditionError
 from libs.common.kafka import KafkaAccess
+from libs.common.revocations import Revocations
 from libs.common.runtime import Part, Service
 from libs.common.tls import TLS, ServerTls, tls_for
 from services.gateway.core.door import ROUTES_FILE
@@ -26,8 +27,10 @@ from services.gateway.core.envoy.clusters import DISPATCHER_SOCKET
 from services.gateway.core.reporting import SAMPLES_MAX, Reporting
 from services.gateway.core.table import Table
 from services.gateway.dispatcher.dispatcher import Dispatcher
+from services.gateway.dispatcher.following import FOLDER_FILE, Following
 from services.gateway.dispatcher.recording import Sampler, SpanBuffer
 from services.gateway.outbound.predictions import KafkaPredictions
+from services.gateway.outbound.revocations import RevocationFile
 from services.gateway.outbound.samples import OpenInferenceSamples
 from services.gateway.outbound.spans import OtlpSpans
 from services.gateway.settings import Settings
@@ -54,10 +57,12 @@ class Serving:
         folder: Path,
         sampler: Sampler,
         spans: SpanBuffer,
+        revocations: Revocations,
         tls: ServerTls | None = None,
     ) -> None:
         self._tls = tls_for(triton, tls)
         self._triton = triton.removeprefix(TLS)
+        self._revocations = revocations
         self._folder = folder
         self._sampler = sampler
         self._spans = spans
@@ -74,6 +79,7 @@ class Serving:
     async def start(self) -> None:
         self._dispatcher = Dispatcher(
             self._triton,
+            revocations=self._revocations,
             sampler=self._sampler,
             on_span=self._spans.add,
             tls=self._tls.client_context() if self._tls else None,
@@ -157,7 +163,9 @@ class Telling:
 def build(settings: Settings) -> Service:
     sampler, spans = Sampler(samples_max=SAMPLES_MAX), SpanBuffer()
     tls = ServerTls(settings.tls, "gateway") if settings.tls else None
-    serving = Serving(settings.triton, settings.door_folder.absolute(), sampler, spans, tls)
+    folder, revocations = settings.door_folder.absolute(), Revocations()
+    serving = Serving(settings.triton, folder, sampler, spans, revocations, tls)
+    access = Following(settings, revocations, RevocationFile(folder / FOLDER_FILE))
     predictions = KafkaPredictions(Bus(KafkaAccess.of(settings, "gateway"), Router("gateway")))
     reporting = Reporting(
         snapshot=lambda: serving.dispatcher.snapshot(),
@@ -180,7 +188,7 @@ def build(settings: Settings) -> Service:
     return Service(
         name="dispatcher",
         # What is told of calls is told once more when the last of them has ended.
-        parts=[*parts, serving],
+        parts=[*parts, access, serving],
         log_level=settings.log_level,
         event_loop=uvloop.new_event_loop,
     )

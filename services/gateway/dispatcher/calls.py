@@ -47,6 +47,16 @@ class Trace:
     parent_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a revocation knows a token by: `libs.common.revocations`."""
+
+    id: str
+    login_id: str
+    subject: str
+    generation: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CallHeaders:
     """What a call's headers say."""
@@ -54,6 +64,7 @@ class CallHeaders:
     path: bytes
     tenant: str
     subject: str
+    token: Token | None  # None where whoever calls has verified it: the slow edge.
     timeout_s: float | None
     trace: Trace | None  # Set only where the caller's trace is sampled.
     encoding: bytes

@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+from libs.common.revocations import Revocations
 from services.gateway.dispatcher.admission import Admission
 from services.gateway.dispatcher.delivery import Delivery
 from services.gateway.dispatcher.frames import ErrorCode
@@ -39,6 +40,7 @@ class Dispatcher:
         triton_address: str,
         *,
         limits: Limits | None = None,
+        revocations: Revocations | None = None,
         sampler: Sampler | None = None,
         on_span: Callable[[CallSpan], None] | None = None,
         tls: ssl.SSLContext | None = None,
@@ -49,7 +51,9 @@ class Dispatcher:
         self._counts = Counts()
         self._ledger = Ledger(self._loop, limits, self._counts, self.sampler, on_span)
         self._delivery = Delivery(self._loop, triton_address, self._ledger, limits, tls)
-        self._admission = Admission(limits, self._ledger, self._delivery)
+        # Not `or`: those that are still empty are the very ones to follow.
+        known = Revocations() if revocations is None else revocations
+        self._admission = Admission(limits, self._ledger, self._delivery, known)
         self._call_headers = HeaderReader(interpret_call)
         self._connections: set[EnvoyConnection] = set()
         self._server: asyncio.Server | None = None

@@ -10,6 +10,7 @@ from services.gateway.dispatcher.calls import (
     Call,
     CallHeaders,
     Status,
+    Token,
     error_block,
     sampled_trace,
     timeout_s,
@@ -54,14 +55,31 @@ class CallReceiver(Protocol):
 def interpret_call(fields: list[Field]) -> CallHeaders:
     values = dict(fields)
     tenants = [value for name, value in fields if name == b"x-basalt-tenant"]
+    subject = values.get(b"x-basalt-subject", b"").decode(errors="replace")
     return CallHeaders(
         path=values.get(b":path", b""),
         # Envoy sets exactly one; several mean that somebody else had a say.
         tenant=tenants[0].decode(errors="replace") if len(tenants) == 1 else "",
-        subject=values.get(b"x-basalt-subject", b"").decode(errors="replace"),
+        subject=subject,
+        token=_token(values, subject),
         timeout_s=timeout_s(values.get(b"grpc-timeout", b"")),
         trace=sampled_trace(values.get(b"traceparent", b"")),
         encoding=values.get(b"grpc-encoding", b"identity"),
+    )
+
+
+def _token(values: dict[bytes, bytes], subject: str) -> Token | None:
+    token_id = values.get(b"x-basalt-token-id")
+    if token_id is None:
+        return None
+    generation = values.get(b"x-basalt-generation", b"0")
+    tenant = values.get(b"x-basalt-tenant", b"").decode(errors="replace")
+    return Token(
+        id=token_id.decode(errors="replace"),
+        login_id=values.get(b"x-basalt-login-id", b"").decode(errors="replace"),
+        subject=f"{tenant}/{subject}",
+        # One that is no number is no token of ours: as old as can be.
+        generation=int(generation) if generation.isdigit() else 0,
     )
 
 

@@ -1,4 +1,5 @@
-"""What every verifier has to know: keys, revocations, tenants; one aggregate, so one version.
+"""What every verifier has to know: keys and tenants in one aggregate, so with one version; and
+revocations, which are rows of their own (`revoking.py`).
 
 Private keys lie in it sealed. A retired token key stays published until the last token that it
 signed has expired; a signing key stays for ever, as the signatures do.
@@ -7,7 +8,10 @@ signed has expired; a signing key stays for ever, as the signatures do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import json
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,14 +24,17 @@ from libs.common.events import AccessChanged
 from libs.common.identity import CLOCK_SKEW_S, PLATFORM
 from libs.common.journal import Change, Journal, aggregate
 from libs.common.paging import page_size
+from libs.common.revocations import Revocation, Revocations
 from libs.common.stores.ports import Entry
+from services.security.core.followers import Follower, Followers, InForce, Keys, News
 from services.security.core.names import tenant_name
+from services.security.core.revoking import RevocationLog
 from services.security.ports import ManifestSigner, Seal, TokenFormat
 
 AGGREGATE = aggregate(PLATFORM, "access", "state")
 TENANTS_MAX = 5_000
-# The state is one journal entry of at most 1 MiB; a revocation takes about 50 bytes of it.
-REVOCATIONS_MAX = 5_000
+# A key for long-lived tokens stays published in steps of this, so that making one rarely says so.
+NEEDED_STEP_S = 7 * 24 * 3_600.0
 
 
 class TokenKey(BaseModel):
@@ -51,7 +58,10 @@ class SigningKey(BaseModel):
 
 
 class AccessState(BaseModel):
-    """The last of the keys is the one that signs. `revoked` maps token ids to their expiry."""
+    """The last of the keys is the one that signs.
+
+    `revoked` maps token ids to their expiry: those that were revoked before each had a row.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -80,7 +90,10 @@ Listener = Callable[[Published], None]
 
 
 class Access:
-    """`on_change` is told of each new version before the change that made it is answered."""
+    """`on_change` is told of each new version before the change that made it is answered.
+
+    `revocations` are in force in this process as soon as they are in it.
+    """
 
     def __init__(
         self,
@@ -90,6 +103,8 @@ class Access:
         tokens: TokenFormat,
         signer: ManifestSigner,
         on_change: Listener,
+        revocations: Revocations,
+        followers: Followers,
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -97,6 +112,9 @@ class Access:
         self._tokens = tokens
         self._signer = signer
         self._on_change = on_change
+        self._revocations = revocations
+        self._followers = followers
+        self._log = RevocationLog(journal, clock)
         self._published: Published | None = None
         self._news = asyncio.Event()
 
@@ -121,7 +139,9 @@ class Access:
             )
             return self._change("AccessBegun", state, 1)
 
-        self._take(await self._journal.decide(AGGREGATE, "first-start", "security", first))
+        await self._journal.decide(AGGREGATE, "first-start", "security", first)
+        # Not the entry that this answers with, which is the first one: the newest counts.
+        await self.refresh()
         # A wrong master key shows now, not when somebody logs in.
         self.token_private_key(self.state.token_keys[-1])
         self.signing_private_key(self.state.signing_keys[-1])
@@ -131,17 +151,28 @@ class Access:
         latest = await self._journal.latest(AGGREGATE)
         if latest is not None:
             self._take(latest)
+        await self._take_revocations()
+
+    def following(self, name: str) -> AbstractContextManager[Follower]:
+        """What there is and what changes, for one part of the platform: `news` gives it."""
+        return self._followers.following(name, self.keys(), lambda: list(self._revocations))
+
+    def news(self, follower: Follower) -> AsyncIterator[News]:
+        return self._followers.news(follower)
+
+    def confirm(self, follower: Follower, sequence: int) -> None:
+        self._followers.confirm(follower, sequence)
+
+    def revoked_tokens(self) -> list[str]:
+        """Ids of tokens and keys that were revoked one by one."""
+        return [row.token_id for row in self._revocations if row.token_id]
 
     async def watch(self) -> AsyncIterator[Published]:
-        """The state now and at each change; versions in between may be left out."""
-        seen = 0
+        """The state now and at each change, revocations too; those in between may be left out."""
         while True:
-            news, published = self._news, self.published
-            if published.version > seen:
-                seen = published.version
-                yield published
-            else:
-                await news.wait()
+            news = self._news
+            yield self.published
+            await news.wait()
 
     # Changes.
 
@@ -177,22 +208,19 @@ class Access:
             )
         return tenant
 
-    async def revoke(self, tokens: Mapping[str, float], by: str) -> None:
-        """Token ids with their expiry, in seconds since 1970."""
-        if not tokens:
-            return
+    async def revoke(self, *revocations: Revocation, by: str) -> None:
+        """In force here when it returns, and on its way to all others: `settled` waits for them.
 
-        def alter(state: AccessState) -> AccessState:
-            revoked = {**state.revoked, **tokens}
-            if len(revoked) > REVOCATIONS_MAX:
-                raise LimitError(
-                    f"More than {REVOCATIONS_MAX} revoked tokens have not expired yet.",
-                    which="REVOCATIONS_MAX",
-                    next_step="Rotate the keys, or wait until some expire.",
-                )
-            return state.model_copy(update={"revoked": revoked})
+        Those that are known already cost nothing, so a repeat is one.
+        """
+        new = [each for each in revocations if self._revocations.is_news(each)]
+        if new:
+            await self._log.append(new, self.published.version, by)
+            self._tell(None, self._revocations.add(*new))
 
-        await self._alter("TokensRevoked", alter, by)
+    async def settled(self) -> InForce:
+        """Whether everything that was changed so far is in force everywhere."""
+        return await self._followers.settled()
 
     async def rotate(self, token_life_s: float, by: str) -> str:
         """New keys sign from now on; the new token key's id."""
@@ -217,12 +245,15 @@ class Access:
 
     async def keep_key_until(self, expires_at: float, by: str) -> TokenKey:
         """The key for a token that lives so long; it stays published as long, rotated or not."""
+        needed_until = expires_at + CLOCK_SKEW_S
+        if (current := self.state.token_keys[-1]).needed_until >= needed_until:
+            # Another replica may have rotated it; then that one keeps it published as long.
+            return current
+        needed_until = math.ceil(needed_until / NEEDED_STEP_S) * NEEDED_STEP_S
 
         def alter(state: AccessState) -> AccessState:
             *older, last = state.token_keys
-            kept = last.model_copy(
-                update={"needed_until": max(last.needed_until, expires_at + CLOCK_SKEW_S)}
-            )
+            kept = last.model_copy(update={"needed_until": max(last.needed_until, needed_until)})
             return state.model_copy(update={"token_keys": (*older, kept)})
 
         state = await self._alter("KeyNeededLonger", alter, by)
@@ -275,11 +306,28 @@ class Access:
         }
         return state.model_copy(update={"token_keys": keys, "revoked": revoked})
 
+    def keys(self) -> Keys:
+        published = self.published
+        return Keys(json.dumps(published.state.jwks()), published.state.tenants, published.version)
+
+    async def _take_revocations(self) -> None:
+        """Those that another replica made, and at the start all of them."""
+        if new := self._revocations.add(*await self._log.news()):
+            self._tell(None, new)
+
     def _take(self, entry: Entry) -> None:
         if self._published is not None and entry.version <= self._published.version:
             return
         self._published = Published(entry.version, AccessState.model_validate(entry.state))
+        of_old = self._published.state.revoked
+        self._revocations.add(
+            *(Revocation(until=until, token_id=token) for token, until in of_old.items())
+        )
         self._on_change(self._published)
+        self._tell(self.keys())
+
+    def _tell(self, keys: Keys | None, revocations: Sequence[Revocation] = ()) -> None:
+        self._followers.publish(keys, revocations)
         self._news.set()
         self._news = asyncio.Event()
 

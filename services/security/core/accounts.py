@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from libs.common.stores.ports import Entry
 from services.security.core.grants import Grant, RolesAsked, person
 
+ONE_TIME_PASSWORD_S = 72 * 3_600.0
+
 
 class Changed(BaseModel):
     """`at` is in seconds since 1970."""
@@ -21,9 +23,12 @@ class Changed(BaseModel):
 
 
 class UserState(BaseModel):
-    """`tokens` are the live ones, by id, with their expiry in seconds since 1970.
+    """`sessions` are logins that may be renewed: by id, when the password was given.
 
-    `logins` says of each of them when the password was given; without that it is not renewed.
+    `generation` counts the changes after which no token of before holds: tokens say it, too.
+
+    `one_time_until`: when a one-time password expires, in seconds since 1970; 0 where that was not
+    kept, or the password is their own.
 
     `salt` belongs to the first administrator's one-time password, which is derived, not stored.
 
@@ -40,23 +45,28 @@ class UserState(BaseModel):
     password_hash: str
     password_must_change: bool
     disabled: bool = False
-    tokens: dict[str, float] = {}
-    logins: dict[str, float] = {}
+    sessions: dict[str, float] = {}
+    generation: int = 0
+    one_time_until: float = 0.0
     salt: str = ""
     changed: Changed | None = None
     grants: tuple[Grant, ...] | None = None
     asked: RolesAsked | None = None
 
-    def with_password(self, password_hash: str, *, must_change: bool) -> UserState:
+    def with_password(self, password_hash: str, *, one_time_until: float = 0.0) -> UserState:
         """Whoever logged in with the one before has to log in again."""
         changes = {
             "password_hash": password_hash,
-            "password_must_change": must_change,
-            "logins": {},
+            "password_must_change": one_time_until > 0,
+            "one_time_until": one_time_until,
             "salt": "",
             "changed": None,
         }
-        return self.model_copy(update=changes)
+        return self.model_copy(update=changes).next_generation()
+
+    def next_generation(self) -> UserState:
+        """The tokens of before hold no longer, and no login of before is renewed."""
+        return self.model_copy(update={"sessions": {}, "generation": self.generation + 1})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,17 @@ class User:
     state: UserState
     entry: Entry
     changed: Changed
+    # API keys that the change which made this took with it, by id.
+    revoked_keys: tuple[str, ...] = ()
+
+    @property
+    def one_time_until(self) -> float:
+        """Where it was not kept: as long after it was given."""
+        return self.state.one_time_until or self.changed.at + ONE_TIME_PASSWORD_S
+
+    @property
+    def awaits_first_login(self) -> bool:
+        return self.state.password_must_change and bool(self.state.salt)
 
     @classmethod
     def of(cls, entry: Entry) -> User:

@@ -56,7 +56,7 @@ class Confirmation:
             for each in (asked.by, giver):
                 grants = with_grant(grants, Grant(by=each, at=now, roles=new))
             changes = {"roles": wanted, "grants": grants, "asked": None, "changed": None}
-            after = user.state.model_copy(update={**changes, "logins": {}})
+            after = user.state.model_copy(update=changes).next_generation()
             return Change("RolesConfirmed", after.model_dump())
 
         return await self.users.change(tenant, name, by, decide)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from services.security.core import accounts, api_keys, signing, users
+from services.security.core import accounts, api_keys, revoking, signing, users
 from services.security.core.access import AccessState
 from services.security.core.audit import Record
 
@@ -14,6 +14,8 @@ STATES: Mapping[str, type[BaseModel]] = {
     "access": AccessState,
     "audit": Record,
     api_keys.KIND: api_keys.KeyState,
+    api_keys.QUOTA_KIND: api_keys.QuotaState,
+    revoking.KIND: revoking.RevokedState,
     signing.KIND: signing.Signature,
     users.KIND: accounts.UserState,
 }

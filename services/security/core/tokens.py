@@ -27,10 +27,19 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """What all tokens of a login say: `generation` is the user's, when it was given."""
+
+    id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoggedIn:
     """A token of a user; it can be renewed until `login_ends_at`, in seconds since 1970."""
 
     issued: Issued
+    login: Login
     login_ends_at: float
 
 
@@ -47,11 +56,12 @@ class Tokens:
         roles: Collection[str],
         use: str,
         until: float = math.inf,
+        login: Login | None = None,
     ) -> Issued:
         """A token of TOKEN_LIFE_S, or until `until`, signed with the newest key."""
         expires_at = int(min(self.clock.now().timestamp() + TOKEN_LIFE_S, until))
         key = self.access.state.token_keys[-1]
-        return self.signed(key, self.clock.new_id(), expires_at, tenant, subject, roles, use)
+        return self.signed(key, self.clock.new_id(), expires_at, tenant, subject, roles, use, login)
 
     def signed(
         self,
@@ -62,6 +72,7 @@ class Tokens:
         subject: str,
         roles: Collection[str],
         use: str,
+        login: Login | None = None,
     ) -> Issued:
         """`use` is user, key or service."""
         now = int(self.clock.now().timestamp())
@@ -77,6 +88,9 @@ class Tokens:
             "nbf": now,
             "exp": expires_at,
         }
+        if login is not None:
+            # A text, as the door hands claims on as headers.
+            claims |= {"sid": login.id, "gen": str(login.generation)}
         token = self.format.encode(self.access.token_private_key(key), claims)
         return Issued(token, token_id, float(expires_at))
 

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import base64
 import secrets
-import unicodedata
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from libs.common import telemetry
 from libs.common.clock import Clock
 from libs.common.errors import (
     AlreadyExistsError,
-    InvalidInputError,
-    LimitError,
     NotFoundError,
     PreconditionError,
-    UnauthenticatedError,
 )
-from libs.common.identity import CLOCK_SKEW_S, PLATFORM
+from libs.common.identity import PLATFORM
 from libs.common.journal import Change, Journal, aggregate
 from libs.common.paging import page_size
+from libs.common.revocations import CLOCK_SKEW_S, Revocation
 from libs.common.stores.ports import Entry
 from services.security.core.access import Access
-from services.security.core.accounts import User, UserState
-from services.security.core.audit import PERMITTED, REFUSED, AuditLog, Happening
+from services.security.core.accounts import ONE_TIME_PASSWORD_S, User, UserState
+from services.security.core.api_keys import ApiKeys
 from services.security.core.grants import (
     ADMINISTRATOR,
     Grant,
@@ -35,23 +31,14 @@ from services.security.core.grants import (
     with_grant,
 )
 from services.security.core.names import is_tenant, is_user, role_names, user_name
-from services.security.core.throttle import Throttle
-from services.security.core.tokens import Issued, LoggedIn, Tokens
+from services.security.core.tokens import TOKEN_LIFE_S
 from services.security.ports import FirstLoginNote, Passwords, Seal
 
 KIND = "user"
 FIRST_USER = "admin"
-PASSWORD_CHARACTERS_MIN = 12
-PASSWORD_CHARACTERS_MAX = 256
 ONE_TIME_PASSWORD_BYTES = 15
-# Tokens of one user that have not expired; each is remembered so that it can be revoked.
-TOKENS_LIVE_MAX = 500
-# Tokens are renewed for so long, then the password is asked for again; and at once after a token's
-# life without a call. NIST SP 800-63B (rev. 3), 4.2.3, allows 12 h, and 30 minutes of idleness.
-LOGIN_S_MAX = 12 * 3_600
-
-LOGIN = "basalt.v1.IdentityService/Login"
-CHANGE_PASSWORD = "basalt.v1.IdentityService/ChangePassword"  # noqa: S105 - an RPC's name.
+# After this the last token that was made a moment ago has expired, whatever came in between.
+REVOKED_S = TOKEN_LIFE_S + 2 * CLOCK_SKEW_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +46,10 @@ class Users:
     journal: Journal
     clock: Clock
     access: Access
-    tokens: Tokens
     passwords: Passwords
-    throttle: Throttle
-    audit: AuditLog
     seal: Seal
     note: FirstLoginNote
+    keys: ApiKeys
 
     # The first administrator.
 
@@ -72,29 +57,47 @@ class Users:
         """Makes the platform's administrator unless there is one; notes their one-time password.
 
         The password is derived from the master key and a stored salt, so that a crash between the
-        two steps loses nothing: the note is written again until the password has been changed.
+        two steps loses nothing: the note is written again until the password has been changed. One
+        that expired is replaced at the next start.
         """
         first = await self.find(PLATFORM, FIRST_USER)
-        salt = first.state.salt if first is not None else secrets.token_hex(16)
-        password = _readable(self.seal.derive("first-login", salt)[:ONE_TIME_PASSWORD_BYTES])
-        if first is None:
-            state = UserState(
-                name=FIRST_USER,
-                roles=(ADMINISTRATOR,),
-                password_hash=await self.passwords.hash(password),
-                password_must_change=True,
-                salt=salt,
-            )
-
-            async def make(latest: Entry | None) -> Change | None:
-                return None if latest else Change("UserCreated", state.model_dump())
-
-            await self.journal.decide(_user(PLATFORM, FIRST_USER), "first-start", "security", make)
-            await self.begin()
-        elif first.state.password_must_change and first.state.salt:
-            await self.note.write(PLATFORM, FIRST_USER, password)
+        if first is None or (first.awaits_first_login and self._expired(first)):
+            await self._make_first(secrets.token_hex(16))
+            first = await self.known(PLATFORM, FIRST_USER)
+        if first.awaits_first_login:
+            await self.note.write(PLATFORM, FIRST_USER, self._first_password(first.state.salt))
         else:
             await self.note.remove()
+
+    async def _make_first(self, salt: str) -> None:
+        """Or gives them another one-time password, where nobody used the one before in time."""
+        password_hash = await self.passwords.hash(self._first_password(salt))
+
+        async def decide(latest: Entry | None) -> Change | None:
+            until = self._one_time_until()
+            if latest is None:
+                state = UserState(
+                    name=FIRST_USER,
+                    roles=(ADMINISTRATOR,),
+                    password_hash=password_hash,
+                    password_must_change=True,
+                    one_time_until=until,
+                    salt=salt,
+                )
+                return Change("UserCreated", state.model_dump())
+            before = User.of(latest)
+            if not (before.awaits_first_login and self._expired(before)):
+                return None
+            state = before.state.with_password(password_hash, one_time_until=until)
+            return Change("PasswordReset", state.model_copy(update={"salt": salt}).model_dump())
+
+        await self.decide(PLATFORM, FIRST_USER, "security", decide)
+
+    def _first_password(self, salt: str) -> str:
+        return _readable(self.seal.derive("first-login", salt)[:ONE_TIME_PASSWORD_BYTES])
+
+    def _expired(self, user: User) -> bool:
+        return user.one_time_until <= self.clock.now().timestamp()
 
     # What administrators do.
 
@@ -111,6 +114,7 @@ class Users:
             roles=wanted,
             password_hash=await self.passwords.hash(password),
             password_must_change=True,
+            one_time_until=self._one_time_until(),
             grants=(self._grant(tenant, wanted, by),),
         )
 
@@ -123,7 +127,7 @@ class Users:
                 )
             return Change("UserCreated", state.model_dump())
 
-        entry = await self._decide(tenant, name, by, decide)
+        entry = await self.decide(tenant, name, by, decide)
         return User.of(entry), password
 
     async def set(
@@ -154,22 +158,38 @@ class Users:
             if new and own:
                 asked = RolesAsked(roles=wanted, by=grant.by, at=grant.at)
                 return Change("RolesAsked", before.model_copy(update={"asked": asked}).model_dump())
-            changes = {"roles": wanted, "disabled": disabled, "logins": {}, "changed": None}
+            changes = {"roles": wanted, "disabled": disabled, "changed": None}
             if new:
                 given = grant.model_copy(update={"roles": new})
                 changes["grants"] = with_grant(user.grants, given)
             after = before.model_copy(update={**changes, "asked": None})
-            return Change("UserSet", after.model_dump())
+            return Change("UserSet", after.next_generation().model_dump())
 
         return await self.change(tenant, user_name(name), by, decide)
 
     async def change(self, tenant: str, name: str, by: str, decide: Any) -> User:
-        """Decides about a user; tokens that say something else than they do now are revoked."""
-        before = await self.known(tenant, name)
-        after = User.of(await self._decide(tenant, name, by, decide))
-        if after.state.disabled or before.state.roles != after.state.roles:
-            await self.access.revoke(self._live(after.state), by)
-        return after
+        """Decides about a user. Tokens from before a change hold no longer, nor do API keys that
+        they made and may make no more.
+
+        A repeat does again what may have been left out when the first try ended in between.
+        """
+        user_name(name)
+        user = User.of(await self.decide(tenant, name, by, decide))
+        await self.end_tokens(user, by)
+        if user.state.disabled or ADMINISTRATOR not in user.state.roles:
+            revoked = await self.keys.revoke_made_by(tenant, name, by)
+            user = replace(user, revoked_keys=tuple(key.state.id for key in revoked))
+        return user
+
+    async def end_tokens(self, user: User, by: str) -> None:
+        """Those that say an older generation than the user's."""
+        if user.state.generation:
+            row = Revocation(
+                until=self.clock.now().timestamp() + REVOKED_S,
+                subject=f"{user.entry.tenant}/{user.state.name}",
+                generation=user.state.generation,
+            )
+            await self.access.revoke(row, by=by)
 
     async def reset_password(self, tenant: str, name: str, by: str) -> tuple[User, str]:
         """A new one-time password; the old one and its tokens hold no longer."""
@@ -179,16 +199,15 @@ class Users:
 
         async def decide(latest: Entry | None) -> Change:
             user = self.of(latest, name)
-            after = user.state.with_password(password_hash, must_change=True)
+            after = user.state.with_password(password_hash, one_time_until=self._one_time_until())
             # Whoever sees a one-time password can be its user, with all of their roles.
             grants = with_grant(user.grants, self._grant(tenant, after.roles, by))
             after = after.model_copy(update={"grants": grants})
             return Change("PasswordReset", after.model_dump())
 
-        entry = await self._decide(tenant, user_name(name), by, decide)
-        await self.access.revoke(self._live(User.of(entry).state), by)
-        self.throttle.forget(tenant, name)
-        return User.of(entry), password
+        user = User.of(await self.decide(tenant, user_name(name), by, decide))
+        await self.end_tokens(user, by)
+        return user, password
 
     async def page(self, tenant: str, size: int, token: str) -> tuple[list[User], str]:
         """Users by name, and the token of the next page ("" after the last)."""
@@ -198,134 +217,6 @@ class Users:
         entries = await self.journal.store.heads(KIND, tenant, after, size + 1)
         users = [User.of(entry) for entry in entries[:size]]
         return users, users[-1].state.name if len(entries) > size else ""
-
-    # What users do themselves.
-
-    async def login(self, tenant: str, name: str, password: str) -> LoggedIn:
-        """A short token. A wrong tenant, name or password is answered alike and as slowly."""
-        user = await self._proven(tenant, name, password, LOGIN)
-        if user.state.password_must_change:
-            raise PreconditionError(
-                "This is a one-time password: it has to be changed before it gives a token.",
-                which="password",
-                next_step="Choose your own password: `basalt login` asks for it.",
-            )
-        await self._record(tenant, name, LOGIN, PERMITTED)
-        began = self.clock.now().timestamp()
-        issued = self.tokens.short(tenant, name, user.state.roles, "user")
-
-        async def decide(latest: Entry | None) -> Change:
-            now = self.of(latest, name).state
-            # The roles may have changed since they were read: then the token says the wrong thing.
-            same = (now.password_hash, now.roles) == (user.state.password_hash, user.state.roles)
-            if now.disabled or not same:
-                raise _unproven()
-            return Change("LoggedIn", self._with_token(now, issued, began).model_dump())
-
-        await self._decide(tenant, name, name, decide)
-        return LoggedIn(issued, began + LOGIN_S_MAX)
-
-    async def renew(self, tenant: str, name: str, token_id: str) -> LoggedIn:
-        """The next token for one that holds; it ends with the login at the latest.
-
-        The old one holds until it expires: another command may be using it at this moment.
-        """
-        user = await self._logged_in(tenant, name)
-        began = self._login_of(user.state, token_id)
-        ends_at = began + LOGIN_S_MAX
-        issued = self.tokens.short(tenant, name, user.state.roles, "user", until=ends_at)
-
-        async def decide(latest: Entry | None) -> Change:
-            now = self.of(latest, name).state
-            # Roles, password or the user themselves may have been changed meanwhile.
-            self._login_of(now, token_id)
-            if now.roles != user.state.roles:
-                raise _login_over()
-            return Change("TokenRenewed", self._with_token(now, issued, began).model_dump())
-
-        await self._decide(tenant, name, name, decide)
-        return LoggedIn(issued, ends_at)
-
-    async def log_out(self, tenant: str, name: str, token_id: str) -> None:
-        """Every token of this login is refused from now on; the user's other logins go on."""
-        user = await self._logged_in(tenant, name)
-        began = self._login_of(user.state, token_id)
-
-        async def decide(latest: Entry | None) -> Change:
-            # Renewing races with this: a login that is ended gives no token any more.
-            now = self.of(latest, name).state
-            logins = {token: at for token, at in now.logins.items() if at != began}
-            return Change("LoggedOut", now.model_copy(update={"logins": logins}).model_dump())
-
-        entry = await self._decide(tenant, name, name, decide)
-        live = self._live(User.of(entry).state)
-        kept = User.of(entry).state.logins
-        ended = {token: until for token, until in live.items() if token not in kept}
-        await self.access.revoke(ended, name)
-
-    async def _logged_in(self, tenant: str, name: str) -> User:
-        if not is_user(name):
-            raise PreconditionError(
-                f"{name} is no person, and has no login.",
-                which="token",
-                next_step="An API key holds until it expires or is revoked: `basalt key revoke`.",
-            )
-        return self.of(await self.journal.latest(_user(tenant, name)), name)
-
-    def _login_of(self, state: UserState, token_id: str) -> float:
-        """When the password was given that this token goes back to, in seconds since 1970."""
-        began = state.logins.get(token_id)
-        over = began is None or began + LOGIN_S_MAX <= self.clock.now().timestamp()
-        if over or state.disabled or state.password_must_change or began is None:
-            raise _login_over()
-        return began
-
-    def _with_token(self, state: UserState, issued: Issued, began: float) -> UserState:
-        live = self._live(state)
-        if len(live) >= TOKENS_LIVE_MAX:
-            raise LimitError(
-                f"{state.name} has {TOKENS_LIVE_MAX} tokens that have not expired, the most.",
-                which="TOKENS_LIVE_MAX",
-                next_step="Use a token until it expires, 15 minutes after it was issued.",
-            )
-        live[issued.token_id] = issued.expires_at
-        logins = {token: at for token, at in state.logins.items() if token in live}
-        logins[issued.token_id] = began
-        return state.model_copy(update={"tokens": live, "logins": logins})
-
-    async def change_password(self, tenant: str, name: str, password: str, new: str) -> None:
-        """Tokens that the old password gave are revoked."""
-        _acceptable(name, password, new)
-        user = await self._proven(tenant, name, password, CHANGE_PASSWORD)
-        await self._record(tenant, name, CHANGE_PASSWORD, PERMITTED)
-        password_hash = await self.passwords.hash(_normal(new))
-
-        async def decide(latest: Entry | None) -> Change:
-            now = self.of(latest, name).state
-            if now.password_hash != user.state.password_hash:
-                raise _unproven()
-            after = now.with_password(password_hash, must_change=False)
-            return Change("PasswordChanged", after.model_dump())
-
-        entry = await self._decide(tenant, name, name, decide)
-        await self.access.revoke(self._live(User.of(entry).state), name)
-        if (tenant, name) == (PLATFORM, FIRST_USER):
-            await self.note.remove()
-
-    async def _proven(self, tenant: str, name: str, password: str, action: str) -> User:
-        """The user that this password belongs to. Raises UnauthenticatedError or LimitError."""
-        self.throttle.admit(tenant, name)
-        self.throttle.count(tenant, name)
-        user = await self.find(tenant, name)
-        known_hash = user.state.password_hash if user else None
-        matches = await self.passwords.match(known_hash, _normal(password))
-        if user is None:
-            raise _unproven()
-        if not matches or user.state.disabled:
-            await self._record(tenant, name, action, REFUSED)
-            raise _unproven()
-        self.throttle.forget(tenant, name)
-        return user
 
     # The aggregate.
 
@@ -357,7 +248,7 @@ class Users:
             )
         return User.of(entry)
 
-    async def _decide(self, tenant: str, name: str, by: str, decide: Any) -> Entry:
+    async def decide(self, tenant: str, name: str, by: str, decide: Any) -> Entry:
         return await self.journal.decide(_user(tenant, name), self.clock.new_id(), by, decide)
 
     async def _refuse_last_administrator(self, tenant: str, name: str) -> None:
@@ -374,56 +265,12 @@ class Users:
                 next_step="Make somebody else an administrator first.",
             )
 
-    def _live(self, state: UserState) -> dict[str, float]:
-        now = self.clock.now().timestamp() - CLOCK_SKEW_S
-        return {token: until for token, until in state.tokens.items() if until > now}
-
-    async def _record(self, tenant: str, name: str, action: str, decision: str) -> None:
-        trace_id = telemetry.trace_id()
-        await self.audit.before(
-            Happening(tenant, name, action, f"name/{name}", decision, "{}", trace_id)
-        )
+    def _one_time_until(self) -> float:
+        return self.clock.now().timestamp() + ONE_TIME_PASSWORD_S
 
 
 def _user(tenant: str, name: str) -> str:
     return aggregate(tenant, KIND, name)
-
-
-def _unproven() -> UnauthenticatedError:
-    return UnauthenticatedError(
-        "The tenant, the name or the password is wrong.",
-        which="password",
-        next_step="Check all three; an administrator of the tenant knows whether you are enabled.",
-    )
-
-
-def _login_over() -> UnauthenticatedError:
-    return UnauthenticatedError(
-        "The login that this token goes back to is over.",
-        which="token",
-        next_step="Log in again: `basalt login`.",
-    )
-
-
-def _normal(password: str) -> str:
-    """NFKC, as NIST SP 800-63B asks: the same characters typed on another keyboard are the same."""
-    return unicodedata.normalize("NFKC", password)[:PASSWORD_CHARACTERS_MAX]
-
-
-def _acceptable(name: str, old: str, new: str) -> None:
-    normal = unicodedata.normalize("NFKC", new)
-    if not PASSWORD_CHARACTERS_MIN <= len(normal) <= PASSWORD_CHARACTERS_MAX:
-        raise InvalidInputError(
-            f"A password has {PASSWORD_CHARACTERS_MIN} to {PASSWORD_CHARACTERS_MAX} characters.",
-            which="new_password",
-            next_step="Choose a longer one: a few words will do.",
-        )
-    if normal == _normal(old) or normal.lower() == name.lower():
-        raise InvalidInputError(
-            "The new password is the old one, or the user's name.",
-            which="new_password",
-            next_step="Choose another.",
-        )
 
 
 def _readable(secret: bytes) -> str:

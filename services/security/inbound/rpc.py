@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +24,9 @@ from services.security.core.access import Access, Published
 from services.security.core.accounts import User
 from services.security.core.api_keys import ApiKey, ApiKeys
 from services.security.core.audit import AuditLog, Happening, Record
+from services.security.core.followers import News
 from services.security.core.grants import RolesAsked
+from services.security.core.logins import Logins
 from services.security.core.roles import Confirmation
 from services.security.core.signing import Signing
 from services.security.core.tokens import TOKEN_LIFE_S, ServiceCredentials
@@ -37,12 +40,14 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
         self,
         access: Access,
         users: Users,
+        logins: Logins,
         keys: ApiKeys,
         services: ServiceCredentials,
         confirmation: Confirmation,
     ) -> None:
         self._access = access
         self._users = users
+        self._logins = logins
         self._keys = keys
         self._services = services
         self._confirmation = confirmation
@@ -53,7 +58,7 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
     async def Login(  # noqa: N802
         self, request: pb.LoginRequest, context: Any
     ) -> pb.LoginResponse:
-        login = await self._users.login(request.tenant, request.name, request.password)
+        login = await self._logins.login(request.tenant, request.name, request.password)
         return pb.LoginResponse(
             token=login.issued.token,
             expires_at=_seconds(login.issued.expires_at),
@@ -64,7 +69,7 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
         self, request: pb.RenewTokenRequest, context: Any
     ) -> pb.RenewTokenResponse:
         who = caller()
-        login = await self._users.renew(who.tenant, who.subject, who.token_id)
+        login = await self._logins.renew(who.tenant, who.subject, who.login_id)
         return pb.RenewTokenResponse(
             token=login.issued.token,
             expires_at=_seconds(login.issued.expires_at),
@@ -74,17 +79,16 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
     async def Logout(  # noqa: N802
         self, request: pb.LogoutRequest, context: Any
     ) -> pb.LogoutResponse:
-        who = caller()
-        await self._users.log_out(who.tenant, who.subject, who.token_id)
-        return pb.LogoutResponse()
+        await self._logins.log_out(caller())
+        return pb.LogoutResponse(in_force=await self._in_force())
 
     async def ChangePassword(  # noqa: N802
         self, request: pb.ChangePasswordRequest, context: Any
     ) -> pb.ChangePasswordResponse:
-        await self._users.change_password(
+        await self._logins.change_password(
             request.tenant, request.name, request.password, request.new_password
         )
-        return pb.ChangePasswordResponse()
+        return pb.ChangePasswordResponse(in_force=await self._in_force())
 
     async def GetJwks(  # noqa: N802
         self, request: pb.GetJwksRequest, context: Any
@@ -125,21 +129,25 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
     ) -> pb.SetUserResponse:
         tenant, by = _where(request.tenant)
         user = await self._users.set(tenant, request.name, request.roles, request.disabled, by)
-        return pb.SetUserResponse(user=_user(user))
+        return pb.SetUserResponse(
+            user=_user(user), in_force=await self._in_force(), revoked_keys=user.revoked_keys
+        )
 
     async def ConfirmRoles(  # noqa: N802
         self, request: pb.ConfirmRolesRequest, context: Any
     ) -> pb.ConfirmRolesResponse:
         tenant, by = _where(request.tenant)
         user = await self._confirmation.confirm(tenant, request.name, request.roles, by)
-        return pb.ConfirmRolesResponse(user=_user(user))
+        return pb.ConfirmRolesResponse(user=_user(user), in_force=await self._in_force())
 
     async def ResetPassword(  # noqa: N802
         self, request: pb.ResetPasswordRequest, context: Any
     ) -> pb.ResetPasswordResponse:
         tenant, by = _where(request.tenant)
         user, password = await self._users.reset_password(tenant, request.name, by)
-        return pb.ResetPasswordResponse(user=_user(user), one_time_password=password)
+        return pb.ResetPasswordResponse(
+            user=_user(user), one_time_password=password, in_force=await self._in_force()
+        )
 
     async def ListUsers(  # noqa: N802
         self, request: pb.ListUsersRequest, context: Any
@@ -164,7 +172,7 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
     ) -> pb.RevokeApiKeyResponse:
         tenant, by = _where(request.tenant)
         key = await self._keys.revoke(self._access.known_tenant(tenant), request.id, by)
-        return pb.RevokeApiKeyResponse(key=_api_key(key))
+        return pb.RevokeApiKeyResponse(key=_api_key(key), in_force=await self._in_force())
 
     async def ListApiKeys(  # noqa: N802
         self, request: pb.ListApiKeysRequest, context: Any
@@ -183,7 +191,29 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
         self, request: pb.WatchAccessRequest, context: Any
     ) -> AsyncIterator[pb.WatchAccessResponse]:
         async for published in self._access.watch():
-            yield _access(published)
+            yield _access(published, self._access.revoked_tokens())
+
+    async def FollowAccess(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.FollowAccessRequest], context: Any
+    ) -> AsyncIterator[pb.FollowAccessResponse]:
+        first = await anext(aiter(request_iterator), pb.FollowAccessRequest())
+        with self._access.following(first.follower) as follower:
+
+            async def hear() -> None:
+                async for said in request_iterator:
+                    self._access.confirm(follower, said.in_force)
+
+            hearing = asyncio.create_task(hear(), name=f"hear {follower.name}")
+            try:
+                async for news in self._access.news(follower):
+                    yield _news(news)
+            finally:
+                hearing.cancel()
+                await asyncio.gather(hearing, return_exceptions=True)
+
+    async def _in_force(self) -> pb.InForce:
+        settled = await self._access.settled()
+        return pb.InForce(confirmed=settled.confirmed, waiting_for=settled.waiting_for)
 
 
 class SigningServicer(security_pb2_grpc.SigningServiceServicer):
@@ -360,13 +390,32 @@ def _api_key(key: ApiKey) -> pb.ApiKey:
     )
 
 
-def _access(published: Published) -> pb.WatchAccessResponse:
-    state = published.state
+def _access(published: Published, revoked: Collection[str]) -> pb.WatchAccessResponse:
     return pb.WatchAccessResponse(
-        jwks_json=json.dumps(state.jwks()),
-        revoked_token_ids=sorted(state.revoked),
-        tenants=state.tenants,
+        jwks_json=json.dumps(published.state.jwks()),
+        revoked_token_ids=sorted(revoked),
+        tenants=published.state.tenants,
         access_version=published.version,
+    )
+
+
+def _news(news: News) -> pb.FollowAccessResponse:
+    keys = news.keys
+    return pb.FollowAccessResponse(
+        sequence=news.sequence,
+        jwks_json=keys.jwks_json if keys else "",
+        tenants=keys.tenants if keys else (),
+        access_version=keys.access_version if keys else 0,
+        revocations=[
+            pb.Revocation(
+                token_id=row.token_id,
+                login_id=row.login_id,
+                subject=row.subject,
+                generation=row.generation,
+                until_s=row.until,
+            )
+            for row in news.revocations
+        ],
     )
 
 

@@ -37,8 +37,7 @@ async def change(door: Door, number: int) -> None:
         case 0:
             neighbours.route("acme", "canary", {1: 100 - number, 2: number})
         case 1:
-            neighbours.revoked.add(f"another-{number}")
-            neighbours.tell()
+            neighbours.revoke(token_id=f"another-{number}")
         case 2:
             neighbours.ring.keys[f"key-{number}"] = KeyRing.new_key(f"key-{number}")
             neighbours.tell()
@@ -85,9 +84,8 @@ async def test_no_call_is_dropped_by_changes(door: Door) -> None:
 
 async def test_a_revoked_key_is_refused_and_a_rotated_one_taken(door: Door) -> None:
     assert await door.answers(jti="key-1")
-    door.neighbours.revoked.add("key-1")
     changed_at = time.monotonic()
-    door.neighbours.tell()
+    door.neighbours.revoke(token_id="key-1")
 
     async def refused() -> str:
         code, message = await door.ask(jti="key-1")

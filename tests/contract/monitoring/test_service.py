@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from libs.common import flow, senders
-from libs.common.access import AccessWatch, ServiceTokens
+from libs.common.access import AccessWatch, ServiceTokens, verify_by
 from libs.common.bus import Bus, Router
 from libs.common.clock import SystemClock
 from libs.common.events import AlertRaised, DriftDetected, Event, PredictionsServed
@@ -83,7 +83,7 @@ async def running_registry(folder: Path, security: Security) -> AsyncIterator[Re
     open_peers = Peers(security.peers)
     peers = Peers(security.peers, ServiceTokens("inference", credential, open_peers))
     models = Models(registry.catalogue, registry.review, registry.artifacts)
-    watch = AccessWatch(peers, verifier)
+    watch = AccessWatch(peers, "monitoring", verify_by(verifier))
     server = Server(
         security.peers["inference"],
         Guard(verifier, Policy.load(), Unaudited()),

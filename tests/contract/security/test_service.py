@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -15,7 +16,8 @@ import pytest_asyncio
 
 from basalt import audit as reader
 from basalt.pb.basalt.v1 import security_pb2 as sdk_pb
-from libs.common.errors import BasaltError
+from libs.common.access import verify_by
+from libs.common.errors import BasaltError, UnauthenticatedError
 from libs.common.identity import TokenVerifier
 from libs.common.pb.basalt.v1 import common_pb2
 from libs.common.pb.basalt.v1 import security_pb2 as pb
@@ -24,6 +26,7 @@ from libs.common.rpc import from_call_error
 from libs.common.signing import signed_name, verify_manifest
 from services.security.app import build
 from services.security.core.throttle import WRONG_PASSWORDS_MAX
+from tests.support.eventually import eventually
 from tests.support.platform import (
     PASSWORD,
     Security,
@@ -319,7 +322,7 @@ async def test_watch_gives_access_now_and_at_each_change(security: Security) -> 
     now = await watch.read()
     assert set(now.tenants) == {"platform", "acme"}
     verifier = TokenVerifier()
-    verifier.update(json.loads(now.jwks_json), frozenset(now.revoked_token_ids))
+    verifier.update(json.loads(now.jwks_json))
     made = await security.identity.CreateApiKey(
         pb.CreateApiKeyRequest(name="crm", roles=["application"]), **admin
     )
@@ -332,6 +335,112 @@ async def test_watch_gives_access_now_and_at_each_change(security: Security) -> 
     watch.cancel()
     with refused("PERMISSION_DENIED"):
         await security.identity.WatchAccess(pb.WatchAccessRequest(), **admin).read()
+
+
+class Part:
+    """A part of the platform that follows access, and confirms while it is told to."""
+
+    def __init__(self, security: Security, name: str, confirms: bool = True) -> None:
+        self.security, self.name, self.confirms = security, name, confirms
+
+    async def follow(self) -> asyncio.Task[None]:
+        """Returns when it was told everything; it begins with nothing."""
+        self.verifier = TokenVerifier()
+        service = "gateway" if self.name == "dispatcher" else self.name
+        token = bearer(await self.security.service_token(service))
+        call: Any = self.security.identity.FollowAccess(**token)
+        await call.write(pb.FollowAccessRequest(follower=self.name))
+        take = verify_by(self.verifier)
+
+        async def hear() -> None:
+            async for change in call:
+                take(change)
+                if self.confirms:
+                    await call.write(pb.FollowAccessRequest(in_force=change.sequence))
+
+        task = asyncio.create_task(hear())
+        await eventually(lambda: self.verifier.ready)
+        return task
+
+
+async def test_a_change_is_acknowledged_as_in_force_once_every_part_says_so(
+    security: Security,
+) -> None:
+    ann = await security.user("acme", "ann", ["administrator"])
+    admin = bearer(ann)
+    parts = {
+        name: Part(security, name)
+        for name in ("ingest", "trainer", "inference", "monitoring", "gateway", "dispatcher")
+    }
+    following = [await part.follow() for part in parts.values()]
+
+    async def revoked() -> tuple[str, pb.InForce]:
+        made = await security.identity.CreateApiKey(
+            pb.CreateApiKeyRequest(name="crm", roles=["application"]), **admin
+        )
+        answer = await security.identity.RevokeApiKey(
+            pb.RevokeApiKeyRequest(id=made.key.id), **admin
+        )
+        return made.secret, answer.in_force
+
+    secret, in_force = await revoked()
+    assert in_force.confirmed
+    for part in parts.values():
+        with pytest.raises(UnauthenticatedError, match="revoked"):
+            part.verifier.verify(secret)
+    # One that stands still, and one that is gone, are named; the others have it in force.
+    parts["dispatcher"].confirms = False
+    following[0].cancel()
+    await asyncio.gather(following[0], return_exceptions=True)
+    secret, in_force = await revoked()
+    assert not in_force.confirmed
+    assert set(in_force.waiting_for) >= {"dispatcher"}
+    with pytest.raises(UnauthenticatedError, match="revoked"):
+        parts["trainer"].verifier.verify(secret)
+
+    async def only_ingest_is_away() -> bool:
+        _, in_force = await revoked()
+        return list(in_force.waiting_for) == ["ingest"]
+
+    parts["dispatcher"].confirms = True
+    await eventually(only_ingest_is_away)
+    # Back again, it is told everything.
+    following.append(await parts["ingest"].follow())
+    with pytest.raises(UnauthenticatedError, match="revoked"):
+        parts["ingest"].verifier.verify(secret)
+    ended = await security.identity.Logout(pb.LogoutRequest(), **admin)
+    assert ended.in_force.confirmed
+    with pytest.raises(UnauthenticatedError, match="revoked"):
+        parts["dispatcher"].verifier.verify(ann)
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
+
+
+async def test_only_services_follow_access(security: Security) -> None:
+    admin = bearer(await security.user("acme", "ann", ["administrator"]))
+    call: Any = security.identity.FollowAccess(**admin)
+    await call.write(pb.FollowAccessRequest(follower="dispatcher"))
+    with refused("PERMISSION_DENIED"):
+        await call.read()
+
+
+async def test_a_stranger_keeps_no_owner_out(security: Security) -> None:
+    await security.user("acme", "ann", [])
+
+    async def tried(address: str, password: str) -> str:
+        said = (("x-basalt-address", address),)
+        try:
+            await security.identity.Login(login("ann", password), metadata=said)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    flood = await asyncio.gather(*(tried("203.0.113.9", "wrong") for _ in range(60)))
+    assert set(flood) == {"UNAUTHENTICATED", "RESOURCE_EXHAUSTED"}
+    assert flood.count("UNAUTHENTICATED") <= WRONG_PASSWORDS_MAX
+    assert await tried("203.0.113.9", PASSWORD) == "RESOURCE_EXHAUSTED"
+    assert await tried("198.51.100.7", PASSWORD) == "OK"
 
 
 async def test_service_token_needs_the_credential(security: Security) -> None:

@@ -19,6 +19,7 @@ from libs.common.access import (
     AuditClient,
     ServiceTokens,
     resource_of,
+    verify_by,
     without_secrets,
 )
 from libs.common.clock import SystemClock
@@ -42,8 +43,9 @@ class Security(security_pb2_grpc.IdentityServiceServicer, security_pb2_grpc.Audi
         self.lasts_s = 900
         self.issued: list[str] = []
         self.audited: list[pb.AppendAuditRequest] = []
-        self.changes: asyncio.Queue[pb.WatchAccessResponse | None] = asyncio.Queue()
-        self.watchers = 0
+        self.changes: asyncio.Queue[pb.FollowAccessResponse | None] = asyncio.Queue()
+        self.followers: list[str] = []
+        self.confirmed: list[int] = []
 
     async def IssueServiceToken(self, request: Any, context: Any) -> Any:  # noqa: N802
         if self.away:
@@ -54,10 +56,17 @@ class Security(security_pb2_grpc.IdentityServiceServicer, security_pb2_grpc.Audi
         answer.expires_at.FromSeconds(int(time.time()) + self.lasts_s)
         return answer
 
-    async def WatchAccess(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        self.watchers += 1
+    async def FollowAccess(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        self.followers.append((await anext(aiter(requests))).follower)
+
+        async def hear() -> None:
+            async for said in requests:
+                self.confirmed.append(said.in_force)
+
+        hearing = asyncio.create_task(hear())
         while (change := await self.changes.get()) is not None:
             yield change
+        hearing.cancel()
 
     async def AppendAudit(self, request: Any, context: Any) -> Any:  # noqa: N802
         if self.away:
@@ -121,36 +130,63 @@ async def test_a_token_that_no_longer_holds_is_not_offered() -> None:
         assert refusal.value.which == "security"
 
 
-def change(jwks: str, *revoked: str) -> pb.WatchAccessResponse:
-    return pb.WatchAccessResponse(jwks_json=jwks, revoked_token_ids=revoked)
+def change(sequence: int, jwks: str = "", *revoked: str) -> pb.FollowAccessResponse:
+    until = time.time() + 60
+    rows = [pb.Revocation(token_id=each, until_s=until) for each in revoked]
+    return pb.FollowAccessResponse(sequence=sequence, jwks_json=jwks, revocations=rows)
 
 
 async def test_keys_and_revocations_are_followed_whatever_happens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(access_module, "RETRY_S", 0.01)
-    verifier = TokenVerifier()
+    verifier, tenants = TokenVerifier(), list[str]()
     async with serving() as (security, peers):
-        watch = AccessWatch(peers, verifier)
+        watch = AccessWatch(
+            peers, "ingest", verify_by(verifier, lambda change: tenants.extend(change.tenants))
+        )
         await watch.start()
         assert "not arrived" in watch.problem
-        security.changes.put_nowait(change(json.dumps(RING.jwks())))
-        await eventually(lambda: verifier.ready)
-        assert watch.problem == ""
+        keys = change(1, json.dumps(RING.jwks()))
+        keys.tenants.append("acme")
+        security.changes.put_nowait(keys)
+        await eventually(lambda: security.confirmed == [1])
+        assert verifier.verify(RING.token()).subject == "ada"
+        assert (watch.problem, tenants, watch.asked.is_set()) == ("", ["acme"], True)
 
         # The stream ends; what comes next cannot be used; then all is well again.
         security.changes.put_nowait(None)
-        await eventually(lambda: security.watchers == 2)
-        security.changes.put_nowait(change("not JSON"))
-        await eventually(lambda: security.watchers == 3)
+        await eventually(lambda: security.followers == ["ingest"] * 2)
+        security.changes.put_nowait(change(2, "not JSON"))
+        await eventually(lambda: security.followers == ["ingest"] * 3)
         assert "not being followed" in watch.problem
         assert verifier.verify(RING.token()).subject == "ada", "The last keys stay."
-        security.changes.put_nowait(change(json.dumps(RING.jwks()), "token-1"))
+        # A part of what there is: more follows, so there is nothing to confirm yet.
+        security.changes.put_nowait(change(0, "", "token-1"))
+        security.changes.put_nowait(change(3, json.dumps(RING.jwks())))
 
-        await eventually(lambda: watch.problem == "")
+        await eventually(lambda: security.confirmed == [1, 3])
+        assert watch.problem == ""
         with pytest.raises(UnauthenticatedError, match="revoked"):
             verifier.verify(RING.token())
+
+        # What comes on top leaves what was there.
+        verifier.verify(RING.token(jti="token-2"))
+        security.changes.put_nowait(change(4, "", "token-2"))
+        await eventually(lambda: security.confirmed == [1, 3, 4])
+        for each in ("token-1", "token-2"):
+            with pytest.raises(UnauthenticatedError, match="revoked"):
+                verifier.verify(RING.token(jti=each))
         await watch.stop()
+
+
+async def test_without_security_a_start_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = AccessWatch(Peers({"security": "127.0.0.1:1"}), "dispatcher", lambda _: None)
+    await watch.start()
+    async with asyncio.timeout(10):
+        await watch.asked.wait()
+    assert "not being followed" in watch.problem
+    await watch.stop()
 
 
 async def test_what_is_audited_says_who_what_and_about_which() -> None:

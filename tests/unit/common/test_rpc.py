@@ -28,6 +28,7 @@ from libs.common.errors import (
     PreconditionError,
     UnauthenticatedError,
 )
+from libs.common.revocations import Revocation
 from libs.common.rpc import Peers, Server, ServerTls, translated
 from tests.support.certificates import write_certificates
 from tests.support.echo import NAME, RING, EchoStub, Running, running_echo
@@ -161,7 +162,7 @@ async def test_other_kinds_of_authorization_are_no_token(running: Running, value
 async def test_a_revoked_token_is_refused(running: Running) -> None:
     stub = running.stub()
     await stub.One(HELLO)
-    running.verifier.update(RING.jwks(), frozenset({"token-1"}))
+    running.verifier.revocations.add(Revocation(until=time.time() + 60, token_id="token-1"))
 
     error = await refused(stub.One(HELLO))
 
@@ -170,7 +171,7 @@ async def test_a_revoked_token_is_refused(running: Running) -> None:
 
 
 async def test_before_the_keys_have_come_security_is_named(running: Running) -> None:
-    running.verifier.update({"keys": []}, frozenset())
+    running.verifier.update({"keys": []})
 
     error = await refused(running.stub().One(HELLO))
 

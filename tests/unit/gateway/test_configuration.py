@@ -65,7 +65,7 @@ def routed(configuration: Configuration) -> dict[str, str]:
 
 def test_the_same_inputs_make_the_same_files() -> None:
     assert rendered() == rendered()
-    assert rendered().sha256 != rendered(access=replace(ACCESS, revoked=("key-1",))).sha256
+    assert rendered().sha256 != rendered(access=replace(ACCESS, keys=())).sha256
 
 
 def test_each_call_has_its_way() -> None:
@@ -99,14 +99,11 @@ def test_a_change_touches_its_own_file_alone() -> None:
         before, after = dict(rendered().files), dict(other.files)
         return {name for name in before if before[name] != after[name]}
 
-    assert changed(rendered(access=replace(ACCESS, revoked=("key-1",)))) == {
-        "ecds-revocations.json"
-    }
     keys = (*ACCESS.keys, *KeyRing("two").jwks()["keys"])
     assert changed(rendered(access=replace(ACCESS, keys=keys))) == {"ecds-tokens.json"}
     limits = {"acme": Limits(requests_per_second=5).effective()}
     assert changed(rendered(limits=limits)) == {"ecds-rates.json"}
-    # What closes connections when it changes, never does by a key, a limit or a revocation.
+    # What closes connections when it changes, never does by a key or a limit.
     assert LISTENERS not in changed(rendered(access=replace(ACCESS, tenants=("acme", "globex"))))
 
 
@@ -182,6 +179,8 @@ def test_identity_from_outside_is_taken_away_first() -> None:
         "x-basalt-tenant",
         "x-basalt-subject",
         "x-basalt-token-id",
+        "x-basalt-login-id",
+        "x-basalt-generation",
         "x-basalt-address",
         "forwarded",
         "x-forwarded-for",

@@ -16,10 +16,12 @@ from services.gateway.core.limits import Limits
 from services.gateway.core.table import RoutedModel, RoutedVariant, Table
 from services.gateway.ports import EnvoyStatus
 from tests.support.eventually import eventually
+from tests.support.tokens import KeyRing
 from tests.unit.gateway.test_configuration import ACCESS, the_site
 
 VARIANT = RoutedVariant(internal_name="acme--m--v1", version=1, manifest_sha256="aa", weight=100)
 ROUTE = RoutedModel(tenant="acme", model="m", revision=1, variants=(VARIANT,), batch_size_max=8)
+OTHER_KEYS = tuple(KeyRing("other").jwks()["keys"])
 TABLE = Table(version=5, routes=(ROUTE,))
 
 
@@ -115,16 +117,16 @@ async def test_a_refused_configuration_stays_out_and_is_told(bench: Bench) -> No
     await bench.door.settled(5)
     before, sha256 = dict(bench.folder.files), bench.door.configuration_sha256
     bench.judge.refusal = "no good"
-    bench.door.take_access(Access(4, ACCESS.keys, ("key-1",), ("acme",)))
+    bench.door.take_access(Access(4, OTHER_KEYS, ("acme",)))
     await bench.door.settled(5)
     assert bench.door.problem == "no good"
     assert bench.folder.files == before
     assert bench.door.configuration_sha256 == sha256
     bench.judge.refusal = ""
-    bench.door.take_access(Access(5, ACCESS.keys, ("key-1",), ("acme",)))
+    bench.door.take_access(Access(5, OTHER_KEYS, ("acme",)))
     await bench.door.settled(5)
     assert bench.door.problem == ""
-    assert "key-1" in bench.folder.files["ecds-revocations.json"]
+    assert OTHER_KEYS[0]["x"] in bench.folder.files["ecds-tokens.json"]
 
 
 async def test_a_table_that_the_dispatcher_could_not_use_stays_out(bench: Bench) -> None:

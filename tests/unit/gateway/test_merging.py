@@ -17,7 +17,7 @@ from services.gateway.dispatcher.messages import RequestReader
 from services.gateway.dispatcher.server import EnvoyConnection, interpret_call
 from services.gateway.dispatcher.wire import GRPC_PREFIX_BYTES, grpc_prefix
 
-HEADERS = CallHeaders(b"", "acme", "", None, None, b"")
+HEADERS = CallHeaders(b"", "acme", "", None, None, None, b"")
 TARGET = RoutingTable.of(
     [Route("acme", "m", (Variant("acme.m.3", "3", "sha256:aa", 1),), batch_size_max=64)]
 ).models["acme", "m"].targets[0]  # fmt: skip

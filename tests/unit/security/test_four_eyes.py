@@ -14,12 +14,12 @@ from libs.common.journal import Change
 from services.security.core.accounts import UserState
 from services.security.core.grants import ASKED, FRESH, GRANTS_MAX, Grant, with_grant
 from services.security.core.roles import Confirmation
-from tests.unit.security.test_tokens import World
+from tests.unit.security.test_logins import LoginWorld
 
 DAY_S = FRESH.total_seconds()
 
 
-class Office(World):
+class Office(LoginWorld):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.confirmation = Confirmation(self.users)
@@ -139,8 +139,8 @@ async def test_what_gives_no_review_takes_none_away(office: Office) -> None:
     await office.users.create("acme", "olga", ("reviewer",), "adam")
     # Logins and a password of one's own hand nothing on.
     _, one_time = await office.users.reset_password("acme", "rob", "adam")
-    await office.users.change_password("acme", "rob", one_time, "four random words here")
-    await office.users.login("acme", "rob", "four random words here")
+    await office.logins.change_password("acme", "rob", one_time, "four random words here")
+    await office.logins.login("acme", "rob", "four random words here")
     await office.signed(["amy"], "rob")
 
 

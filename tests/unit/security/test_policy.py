@@ -103,6 +103,7 @@ SERVICES = ("ingest", "trainer", "inference", "monitoring", "security", "gateway
 ONLY_SERVICES = (
     "basalt.v1.AuditService/AppendAudit",
     "basalt.v1.IdentityService/WatchAccess",
+    "basalt.v1.IdentityService/FollowAccess",
     "basalt.v1.DeploymentService/WatchRoutes",
     "basalt.v1.TrainerService/ReadCandidate",
     "basalt.v1.HealthService/GetServiceHealth",

@@ -1,4 +1,4 @@
-"""Tokens, the throttle, the seal: what they hold against."""
+"""Tokens, the seal, signatures: what they hold against."""
 
 import asyncio
 import base64
@@ -12,7 +12,6 @@ from libs.common.errors import (
     AlreadyExistsError,
     IntegrityError,
     InvalidInputError,
-    LimitError,
     NotFoundError,
     PreconditionError,
     UnauthenticatedError,
@@ -23,15 +22,10 @@ from libs.common.signing import signed_name, verify_manifest
 from libs.common.stores.sqlite import SqliteJournal
 from services.security.core.access import Access, Published
 from services.security.core.api_keys import ApiKeys
-from services.security.core.audit import AuditLog
+from services.security.core.followers import Followers
 from services.security.core.four_eyes import FourEyes
 from services.security.core.names import role_names, tenant_name, user_name
 from services.security.core.signing import Signing
-from services.security.core.throttle import (
-    WRONG_PASSWORDS_MAX,
-    WRONG_PASSWORDS_WINDOW_S,
-    Throttle,
-)
 from services.security.core.tokens import TOKEN_LIFE_S, ServiceCredentials, Tokens
 from services.security.core.users import Users
 from services.security.outbound.argon import Argon2Passwords
@@ -72,21 +66,28 @@ class World:
         self.verifier = TokenVerifier(lambda: self.clock.now().timestamp())
         self.journal = Journal(SqliteJournal(folder / "journal.db"), self.clock)
         self.signer = OpenSsfSigner()
+        self.followers = Followers(frozenset())
         self.access = Access(
-            self.journal, self.clock, AesGcmSeal(master_key), JoseTokens(), self.signer, self.follow
+            self.journal,
+            self.clock,
+            AesGcmSeal(master_key),
+            JoseTokens(),
+            self.signer,
+            self.follow,
+            self.verifier.revocations,
+            self.followers,
         )
+        self.passwords = Argon2Passwords()
         self.tokens = Tokens(self.access, JoseTokens(), self.clock)
         self.keys = ApiKeys(self.journal, self.clock, self.access, self.tokens)
         self.users = Users(
             journal=self.journal,
             clock=self.clock,
             access=self.access,
-            tokens=self.tokens,
-            passwords=Argon2Passwords(),
-            throttle=Throttle(self.clock),
-            audit=AuditLog(self.journal, self.clock),
+            passwords=self.passwords,
             seal=AesGcmSeal(master_key),
             note=FirstLoginFile(folder / "first-login.txt"),
+            keys=self.keys,
         )
         self.signing = Signing(
             self.journal, self.clock, self.access, self.signer, FourEyes(self.users)
@@ -98,7 +99,7 @@ class World:
         await self.users.create(tenant, name, ("reviewer",), "platform/admin")
 
     def follow(self, published: Published) -> None:
-        self.verifier.update(published.state.jwks(), frozenset(published.state.revoked))
+        self.verifier.update(published.state.jwks())
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ async def test_revoked_api_key_is_refused_and_forgotten_when_it_has_expired(worl
         world.verifier.verify(secret)
     world.clock.pass_s(2 * 86_400)
     await world.access.add_tenant("other", "admin")
-    assert world.access.state.revoked == {}
+    assert len(world.verifier.revocations) == 0
 
 
 async def test_api_key_of_another_tenant_is_not_found(world: World) -> None:
@@ -274,32 +275,6 @@ async def test_service_proves_itself(world: World) -> None:
             services.issue(service, credential, "")
     with pytest.raises(NotFoundError):
         services.issue("ingest", "right", "nobody")
-
-
-# The throttle.
-
-
-def test_too_many_wrong_passwords_have_to_wait() -> None:
-    clock = HeldClock()
-    throttle = Throttle(clock)
-    for _ in range(WRONG_PASSWORDS_MAX):
-        throttle.admit("acme", "ann")
-        throttle.count("acme", "ann")
-    with pytest.raises(LimitError) as refused:
-        throttle.admit("acme", "ann")
-    assert refused.value.which == "WRONG_PASSWORDS_MAX"
-    throttle.admit("acme", "ben")
-    throttle.admit("other", "ann")
-    clock.pass_s(WRONG_PASSWORDS_WINDOW_S + 1)
-    throttle.admit("acme", "ann")
-
-
-def test_right_password_clears_the_count() -> None:
-    throttle = Throttle(HeldClock())
-    for _ in range(3 * WRONG_PASSWORDS_MAX):
-        throttle.admit("acme", "ann")
-        throttle.count("acme", "ann")
-        throttle.forget("acme", "ann")
 
 
 # Names.

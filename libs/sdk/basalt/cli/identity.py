@@ -9,7 +9,7 @@ import typer
 
 from basalt import session
 from basalt.cli.client import connected, pages, platform
-from basalt.cli.output import Json, Limit, asked, listed, say, told, when
+from basalt.cli.output import Json, Limit, asked, listed, note, say, told, when
 from basalt.client import Client
 from basalt.errors import BasaltError
 from basalt.pb.basalt.v1 import security_pb2 as pb
@@ -87,6 +87,17 @@ def login(
     )
 
 
+def _warn_unless_sure(in_force: pb.InForce | None) -> None:
+    """On the standard error: what was revoked may still be taken somewhere."""
+    if in_force is None or in_force.confirmed:
+        return
+    waiting = ", ".join(in_force.waiting_for) or "parts of the platform"
+    note(
+        f"Not yet sure everywhere: {waiting} did not confirm within a second. Each is told again"
+        " until it has; `basalt status` shows what is wrong."
+    )
+
+
 def _keep(login: session.Session) -> None:
     try:
         session.save(login)
@@ -131,7 +142,8 @@ def logout(json: Json = False) -> None:
         return
     try:
         with connected(last.endpoint, token=last.token) as client:
-            client.call(client.identity.Logout, pb.LogoutRequest())
+            answer = client.call(client.identity.Logout, pb.LogoutRequest())
+            _warn_unless_sure(answer.in_force if answer.HasField("in_force") else None)
     except BasaltError as error:
         # One that has expired, or was revoked, holds no longer either.
         if error.code != "UNAUTHENTICATED":
@@ -218,6 +230,12 @@ def set_user(
         )
         return
     told(answer, json, f"{name}: {', '.join(role)}{', disabled' if disabled else ''}.")
+    if answer.revoked_keys:
+        note(
+            f"Revoked with it, as {name} made them and may make none any more: the keys"
+            f" {', '.join(answer.revoked_keys)}. Whoever needs one makes another."
+        )
+    _warn_unless_sure(answer.in_force if answer.HasField("in_force") else None)
 
 
 @users.command("confirm")
@@ -232,6 +250,7 @@ def confirm_roles(name: str, role: Roles, tenant: OtherTenant = "", json: Json =
     with platform() as client:
         answer = client.call(client.identity.ConfirmRoles, request)
     told(answer, json, f"{name}: {', '.join(answer.user.roles)}.")
+    _warn_unless_sure(answer.in_force if answer.HasField("in_force") else None)
 
 
 @users.command("reset-password")
@@ -246,6 +265,7 @@ def reset_password(name: str, tenant: OtherTenant = "", json: Json = False) -> N
     told(answer, json, f"{name} may log in once with this password, then chooses one:")
     if not json:
         typer.echo(answer.one_time_password)
+    _warn_unless_sure(answer.in_force if answer.HasField("in_force") else None)
 
 
 @users.command("list")
@@ -298,7 +318,7 @@ def create_key(
 
 @keys.command("revoke")
 def revoke_key(key_id: str, tenant: OtherTenant = "", json: Json = False) -> None:
-    """Revoke an API key; the door refuses it within a second.
+    """Revoke an API key; says whether every part of the platform refuses it already.
 
     Example: basalt key revoke 01k5xw3q4n
     """
@@ -306,6 +326,7 @@ def revoke_key(key_id: str, tenant: OtherTenant = "", json: Json = False) -> Non
         request = pb.RevokeApiKeyRequest(id=key_id, tenant=tenant)
         answer = client.call(client.identity.RevokeApiKey, request)
     told(answer, json, f"The key {key_id} is revoked.")
+    _warn_unless_sure(answer.in_force if answer.HasField("in_force") else None)
 
 
 @keys.command("list")

@@ -1,4 +1,8 @@
-"""The filters that every call passes: token, revocation, role, rate. Each is a file of its own.
+"""The filters that every call passes: token, role, rate. Each is a file of its own.
+
+Whether a token was revoked is not asked here but by whoever answers, the dispatcher or a service:
+each follows `security` by itself, so that a revocation is in force without a file or a process in
+between, and costs the same however many there are.
 
 They are discovered one by one (ECDS), not part of the listener: a listener that changes closes its
 connections, a filter that changes does not.
@@ -11,11 +15,9 @@ import json
 from libs.common.identity import AUDIENCE, CLOCK_SKEW_S, ISSUER
 from services.gateway.core.envoy.inputs import Inputs
 from services.gateway.core.envoy.parts import (
+    CLAIM_HEADERS,
     INFER_PATH,
     READY_PATH,
-    SUBJECT_HEADER,
-    TENANT_HEADER,
-    TOKEN_ID_HEADER,
     Json,
     typed,
 )
@@ -25,26 +27,22 @@ TOKENS_CACHED_MAX = 10_000
 TOKEN_BYTES_MAX = 4_096
 
 TOKENS = "tokens"
-REVOCATIONS = "revocations"
 ROLES = "roles"
 RATES = "rates"
 # In the order in which a call passes them.
-GUARDS = (TOKENS, REVOCATIONS, ROLES, RATES)
+GUARDS = (TOKENS, ROLES, RATES)
 
 TYPE_URLS = {
     TOKENS: typed("extensions.filters.http.jwt_authn.v3.JwtAuthentication")["@type"],
-    REVOCATIONS: typed("extensions.filters.http.rbac.v3.RBAC")["@type"],
     ROLES: typed("extensions.filters.http.rbac.v3.RBAC")["@type"],
     RATES: typed("extensions.filters.http.local_ratelimit.v3.LocalRateLimit")["@type"],
 }
 CLAIMS = "claims"
-REVOKED_POLICY = "token-revoked"
 
 
 def guards(inputs: Inputs) -> dict[str, Json]:
     return {
         TOKENS: _tokens(inputs),
-        REVOCATIONS: _revocations(inputs),
         ROLES: _roles(inputs),
         RATES: rates(inputs),
     }
@@ -65,9 +63,7 @@ def _tokens(inputs: Inputs) -> Json:
         # Each service verifies the token again: what comes by another way gets no further.
         "forward": True,
         "claim_to_headers": [
-            {"header_name": TENANT_HEADER, "claim_name": "tenant"},
-            {"header_name": SUBJECT_HEADER, "claim_name": "sub"},
-            {"header_name": TOKEN_ID_HEADER, "claim_name": "jti"},
+            {"header_name": header, "claim_name": claim} for header, claim in CLAIM_HEADERS.items()
         ],
         "payload_in_metadata": CLAIMS,
         "clock_skew_seconds": CLOCK_SKEW_S,
@@ -87,27 +83,6 @@ def _tokens(inputs: Inputs) -> Json:
             {"match": {"prefix": "/"}, "requires": needed},
         ],
     )
-
-
-def _revocations(inputs: Inputs) -> Json:
-    """Looks a token's id up in a hash map: as quick with thousands revoked as with one."""
-    allow = {"name": "allow", "typed_config": _action("allowed", "ALLOW")}
-    matcher: Json = {"on_no_match": {"action": allow}}
-    if inputs.access.revoked:
-        deny = {"action": {"name": "deny", "typed_config": _action(REVOKED_POLICY, "DENY")}}
-        header_input = {
-            "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
-            "header_name": TOKEN_ID_HEADER,
-        }
-        matcher["matcher_tree"] = {
-            "input": {"name": "token-id", "typed_config": header_input},
-            "exact_match_map": {"map": dict.fromkeys(inputs.access.revoked, deny)},
-        }
-    return typed("extensions.filters.http.rbac.v3.RBAC", matcher=matcher)
-
-
-def _action(name: str, action: str) -> Json:
-    return typed("config.rbac.v3.Action", name=name, action=action)
 
 
 def _roles(inputs: Inputs) -> Json:

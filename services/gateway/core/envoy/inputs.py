@@ -66,7 +66,6 @@ class Access:
 
     version: int = 0
     keys: tuple[Mapping[str, str], ...] = ()
-    revoked: tuple[str, ...] = ()
     tenants: tuple[str, ...] = ()
 
 

@@ -15,7 +15,17 @@ HTTP_FILTERS = f"{_TYPES}.extensions.filters.http"
 TENANT_HEADER = "x-basalt-tenant"
 SUBJECT_HEADER = "x-basalt-subject"
 TOKEN_ID_HEADER = "x-basalt-token-id"  # noqa: S105 - a header's name.
-IDENTITY_HEADERS = (TENANT_HEADER, SUBJECT_HEADER, TOKEN_ID_HEADER, ADDRESS_HEADER)
+LOGIN_ID_HEADER = "x-basalt-login-id"
+GENERATION_HEADER = "x-basalt-generation"
+# Each by the claim of the token that it says.
+CLAIM_HEADERS = {
+    TENANT_HEADER: "tenant",
+    SUBJECT_HEADER: "sub",
+    TOKEN_ID_HEADER: "jti",
+    LOGIN_ID_HEADER: "sid",
+    GENERATION_HEADER: "gen",
+}
+IDENTITY_HEADERS = (*CLAIM_HEADERS, ADDRESS_HEADER)
 # What proxies say of whom they call for: the door believes no proxy, nor does what is behind it.
 FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 

@@ -5,7 +5,6 @@ A gRPC caller gets the text as its status message, a REST caller as {"error": te
 
 from __future__ import annotations
 
-from services.gateway.core.envoy.guards import REVOKED_POLICY
 from services.gateway.core.envoy.inputs import Site
 from services.gateway.core.envoy.parts import TENANT_HEADER, Json, typed
 
@@ -25,7 +24,6 @@ UNREACHABLE = (
 OVERFLOW = "The service %UPSTREAM_CLUSTER% has too many calls at a time. Try again shortly."
 OVERLOADED = "The door is overloaded. Try again shortly."
 NO_ROUTE = "The door knows no %REQ(:PATH)%; see docs/reference/gateway.md for what it offers."
-REVOKED = "The token was revoked. Log in again: `basalt login`."
 
 
 def replies(site: Site) -> Json:
@@ -38,7 +36,6 @@ def replies(site: Site) -> Json:
     cases: list[tuple[Json, str, int]] = [
         (_all(_status(429), _without_token()), ADDRESS_RATE, 0),
         (_status(429), RATE, 0),
-        (_all(_status(403), _because(REVOKED_POLICY)), REVOKED, 401),
         # To Envoy a token for somebody else is one that may not; to callers it is none.
         (_all(_status(403), _because("Audiences")), f"%LOCAL_REPLY_BODY%. {LOG_IN}", 401),
         (_status(401), f"%LOCAL_REPLY_BODY%. {LOG_IN}", 0),

@@ -124,6 +124,11 @@ class IdentityServiceStub:
                 request_serializer=basalt_dot_v1_dot_security__pb2.WatchAccessRequest.SerializeToString,
                 response_deserializer=basalt_dot_v1_dot_security__pb2.WatchAccessResponse.FromString,
                 _registered_method=True)
+        self.FollowAccess = channel.stream_stream(
+                '/basalt.v1.IdentityService/FollowAccess',
+                request_serializer=basalt_dot_v1_dot_security__pb2.FollowAccessRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_security__pb2.FollowAccessResponse.FromString,
+                _registered_method=True)
 
 
 class IdentityServiceServicer:
@@ -230,7 +235,7 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """The key is refused from now on, everywhere.
+        """The key is refused from now on, everywhere; `in_force` says whether that is sure already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,7 +256,16 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchAccess(self, request, context):
-        """Keys, revocations and tenants, for the gateway and every verifier: now and at each change.
+        """Keys, tenants and the ids of revoked API keys, whole: now and at each change. For followers of
+        before FollowAccess; logins that ended are not in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowAccess(self, request_iterator, context):
+        """Keys, revocations and tenants, for the door and every verifier: all there is, then what
+        changes. The follower answers each message once it is in force there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -349,6 +363,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.WatchAccess,
                     request_deserializer=basalt_dot_v1_dot_security__pb2.WatchAccessRequest.FromString,
                     response_serializer=basalt_dot_v1_dot_security__pb2.WatchAccessResponse.SerializeToString,
+            ),
+            'FollowAccess': grpc.stream_stream_rpc_method_handler(
+                    servicer.FollowAccess,
+                    request_deserializer=basalt_dot_v1_dot_security__pb2.FollowAccessRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_security__pb2.FollowAccessResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -837,6 +856,33 @@ class IdentityService:
             '/basalt.v1.IdentityService/WatchAccess',
             basalt_dot_v1_dot_security__pb2.WatchAccessRequest.SerializeToString,
             basalt_dot_v1_dot_security__pb2.WatchAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowAccess(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/basalt.v1.IdentityService/FollowAccess',
+            basalt_dot_v1_dot_security__pb2.FollowAccessRequest.SerializeToString,
+            basalt_dot_v1_dot_security__pb2.FollowAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,8 +79,10 @@ class LogoutRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class LogoutResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("in_force",)
+    IN_FORCE_FIELD_NUMBER: _ClassVar[int]
+    in_force: InForce
+    def __init__(self, in_force: _Optional[_Union[InForce, _Mapping]] = ...) -> None: ...
 
 class ChangePasswordRequest(_message.Message):
     __slots__ = ("tenant", "name", "password", "new_password")
@@ -95,8 +97,10 @@ class ChangePasswordRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., name: _Optional[str] = ..., password: _Optional[str] = ..., new_password: _Optional[str] = ...) -> None: ...
 
 class ChangePasswordResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("in_force",)
+    IN_FORCE_FIELD_NUMBER: _ClassVar[int]
+    in_force: InForce
+    def __init__(self, in_force: _Optional[_Union[InForce, _Mapping]] = ...) -> None: ...
 
 class GetJwksRequest(_message.Message):
     __slots__ = ()
@@ -189,10 +193,14 @@ class SetUserRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., name: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., disabled: _Optional[bool] = ...) -> None: ...
 
 class SetUserResponse(_message.Message):
-    __slots__ = ("user",)
+    __slots__ = ("user", "in_force", "revoked_keys")
     USER_FIELD_NUMBER: _ClassVar[int]
+    IN_FORCE_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_KEYS_FIELD_NUMBER: _ClassVar[int]
     user: User
-    def __init__(self, user: _Optional[_Union[User, _Mapping]] = ...) -> None: ...
+    in_force: InForce
+    revoked_keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, user: _Optional[_Union[User, _Mapping]] = ..., in_force: _Optional[_Union[InForce, _Mapping]] = ..., revoked_keys: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ConfirmRolesRequest(_message.Message):
     __slots__ = ("tenant", "name", "roles")
@@ -205,10 +213,12 @@ class ConfirmRolesRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., name: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ConfirmRolesResponse(_message.Message):
-    __slots__ = ("user",)
+    __slots__ = ("user", "in_force")
     USER_FIELD_NUMBER: _ClassVar[int]
+    IN_FORCE_FIELD_NUMBER: _ClassVar[int]
     user: User
-    def __init__(self, user: _Optional[_Union[User, _Mapping]] = ...) -> None: ...
+    in_force: InForce
+    def __init__(self, user: _Optional[_Union[User, _Mapping]] = ..., in_force: _Optional[_Union[InForce, _Mapping]] = ...) -> None: ...
 
 class ResetPasswordRequest(_message.Message):
     __slots__ = ("tenant", "name")
@@ -219,12 +229,14 @@ class ResetPasswordRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class ResetPasswordResponse(_message.Message):
-    __slots__ = ("user", "one_time_password")
+    __slots__ = ("user", "one_time_password", "in_force")
     USER_FIELD_NUMBER: _ClassVar[int]
     ONE_TIME_PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    IN_FORCE_FIELD_NUMBER: _ClassVar[int]
     user: User
     one_time_password: str
-    def __init__(self, user: _Optional[_Union[User, _Mapping]] = ..., one_time_password: _Optional[str] = ...) -> None: ...
+    in_force: InForce
+    def __init__(self, user: _Optional[_Union[User, _Mapping]] = ..., one_time_password: _Optional[str] = ..., in_force: _Optional[_Union[InForce, _Mapping]] = ...) -> None: ...
 
 class ListUsersRequest(_message.Message):
     __slots__ = ("page", "tenant")
@@ -289,10 +301,12 @@ class RevokeApiKeyRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class RevokeApiKeyResponse(_message.Message):
-    __slots__ = ("key",)
+    __slots__ = ("key", "in_force")
     KEY_FIELD_NUMBER: _ClassVar[int]
+    IN_FORCE_FIELD_NUMBER: _ClassVar[int]
     key: ApiKey
-    def __init__(self, key: _Optional[_Union[ApiKey, _Mapping]] = ...) -> None: ...
+    in_force: InForce
+    def __init__(self, key: _Optional[_Union[ApiKey, _Mapping]] = ..., in_force: _Optional[_Union[InForce, _Mapping]] = ...) -> None: ...
 
 class ListApiKeysRequest(_message.Message):
     __slots__ = ("page", "tenant")
@@ -335,6 +349,50 @@ class WatchAccessResponse(_message.Message):
     tenants: _containers.RepeatedScalarFieldContainer[str]
     access_version: int
     def __init__(self, jwks_json: _Optional[str] = ..., revoked_token_ids: _Optional[_Iterable[str]] = ..., tenants: _Optional[_Iterable[str]] = ..., access_version: _Optional[int] = ...) -> None: ...
+
+class FollowAccessRequest(_message.Message):
+    __slots__ = ("follower", "in_force")
+    FOLLOWER_FIELD_NUMBER: _ClassVar[int]
+    IN_FORCE_FIELD_NUMBER: _ClassVar[int]
+    follower: str
+    in_force: int
+    def __init__(self, follower: _Optional[str] = ..., in_force: _Optional[int] = ...) -> None: ...
+
+class FollowAccessResponse(_message.Message):
+    __slots__ = ("sequence", "jwks_json", "tenants", "access_version", "revocations")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    JWKS_JSON_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    jwks_json: str
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    access_version: int
+    revocations: _containers.RepeatedCompositeFieldContainer[Revocation]
+    def __init__(self, sequence: _Optional[int] = ..., jwks_json: _Optional[str] = ..., tenants: _Optional[_Iterable[str]] = ..., access_version: _Optional[int] = ..., revocations: _Optional[_Iterable[_Union[Revocation, _Mapping]]] = ...) -> None: ...
+
+class Revocation(_message.Message):
+    __slots__ = ("token_id", "login_id", "subject", "generation", "until_s")
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    LOGIN_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_S_FIELD_NUMBER: _ClassVar[int]
+    token_id: str
+    login_id: str
+    subject: str
+    generation: int
+    until_s: float
+    def __init__(self, token_id: _Optional[str] = ..., login_id: _Optional[str] = ..., subject: _Optional[str] = ..., generation: _Optional[int] = ..., until_s: _Optional[float] = ...) -> None: ...
+
+class InForce(_message.Message):
+    __slots__ = ("confirmed", "waiting_for")
+    CONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    confirmed: bool
+    waiting_for: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, confirmed: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SignManifestRequest(_message.Message):
     __slots__ = ("model", "version", "manifest", "approved_by")
