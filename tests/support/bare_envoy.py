@@ -14,6 +14,7 @@ from libs.common.policy import Policy
 from services.gateway.core.envoy.configuration import render
 from services.gateway.core.envoy.inputs import Access, DoorTls, Inputs
 from services.gateway.core.site import SERVICES, site
+from services.gateway.dispatcher import frames
 from tests.support.tokens import KeyRing
 from tools.servers import Envoy
 from tools.servers.ports import LOOPBACK, free_ports
@@ -24,7 +25,7 @@ END_OF_HEADERS = b"\r\n\r\n"
 
 @dataclass
 class BareEnvoy:
-    """`port` is the door's. Its REST is answered with "ok"; other services are not there."""
+    """`port` is the door's. Its REST is answered with "ok"; the services are silent."""
 
     port: int
     ring: KeyRing = field(default_factory=KeyRing)
@@ -63,20 +64,30 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.close()
 
 
+async def _take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Speaks HTTP/2 as far as Envoy has to hear it, and answers no call."""
+    writer.write(frames.settings({}))
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(65_536):
+            pass
+    writer.close()
+
+
 @asynccontextmanager
 async def bare_envoy(folder: Path, tls: DoorTls | None = None) -> AsyncIterator[BareEnvoy]:
     names = sorted({*SERVICES.values()})
-    port, grpc, *others = free_ports(2 + len(names))
+    [port] = free_ports(1)
+    silent = await asyncio.start_server(_take, LOOPBACK, 0)
+    behind = f"{LOOPBACK}:{silent.sockets[0].getsockname()[1]}"
     server = await asyncio.start_server(_answer, LOOPBACK, 0)
     rest = server.sockets[0].getsockname()[1]
-    behind = dict(zip(names, (f"{LOOPBACK}:{other}" for other in others), strict=True))
     bare = BareEnvoy(port)
     where = site(
         listen=f"{LOOPBACK}:{port}",
         folder=str(folder),
-        slow_grpc=f"{LOOPBACK}:{grpc}",
+        slow_grpc=behind,
         slow_rest=f"{LOOPBACK}:{rest}",
-        peers=behind,
+        peers=dict.fromkeys(names, behind),
         policy=Policy.load(),
         tls=tls,
         mutual_tls="",
@@ -91,6 +102,7 @@ async def bare_envoy(folder: Path, tls: DoorTls | None = None) -> AsyncIterator[
     finally:
         await asyncio.to_thread(envoy.stop)
         server.close()
+        silent.close()
 
 
 def may_open(connections: int) -> int:

@@ -128,6 +128,11 @@ async def closed(reader: asyncio.StreamReader) -> None:
                 pass
 
 
+async def test_a_call_that_is_too_slow_is_told_so(envoy: BareEnvoy) -> None:
+    async with envoy.connection(SILENT["a login of a body that does not come"]) as (reader, _):
+        assert b"took longer than the door gives it. Send all of it" in await reader.read()
+
+
 @pytest.mark.parametrize("path", ["/ready", "/v2/models/m", LOGIN])
 async def test_an_answer_without_a_token_is_the_last_of_its_connection(
     envoy: BareEnvoy, path: str

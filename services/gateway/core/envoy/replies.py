@@ -22,6 +22,10 @@ UNREACHABLE = (
     "what is wrong."
 )
 OVERFLOW = "The service %UPSTREAM_CLUSTER% has too many calls at a time. Try again shortly."
+TOO_SLOW = (
+    "The call took longer than the door gives it. Send all of it at once, then try again; "
+    "docs/reference/gateway.md has the limits."
+)
 OVERLOADED = "The door is overloaded. Try again shortly."
 NO_ROUTE = "The door knows no %REQ(:PATH)%; see docs/reference/gateway.md for what it offers."
 
@@ -42,6 +46,8 @@ def replies(site: Site) -> Json:
         (_status(403), forbidden, 0),
         (_flags("UO"), OVERFLOW, 0),
         (_flags("UF", "UC", "UH", "UR", "NC", "LR"), UNREACHABLE, 0),
+        (_because("max_duration_timeout"), TOO_SLOW, 0),
+        (_because("stream_idle_timeout"), TOO_SLOW, 0),
         (_flags("OM"), OVERLOADED, 0),
         (_flags("NR"), NO_ROUTE, 0),
         (_status(404), "%LOCAL_REPLY_BODY%", 0),
