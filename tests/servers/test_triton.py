@@ -92,6 +92,7 @@ def test_what_a_server_holds_of_its_models_is_seen_by_itself_alone(tmp_path: Pat
         assert not set(SHARED_MEMORY.glob(f"{server._region_prefix}*"))
         assert set(TEMPORARY.glob("folder*")) <= before
         assert list((tmp_path / "tmp").glob("folder*"))
+        (tmp_path / "tmp/file").touch()  # As libraries of its leave some.
         server.kill()
 
     assert not list((tmp_path / "tmp").iterdir())

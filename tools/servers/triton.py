@@ -238,7 +238,10 @@ class Triton(Server):
             region.unlink(missing_ok=True)
         if self._temporary.is_dir():
             for left in self._temporary.iterdir():
-                shutil.rmtree(left, ignore_errors=True)
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
         for folder in _stale_folders():
             shutil.rmtree(folder, ignore_errors=True)
 

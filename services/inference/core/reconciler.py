@@ -114,7 +114,7 @@ class Reconciler:
     def problem(self) -> str:
         """For every tenant to see; whose versions do not serve, their own deployments say."""
         down = len(self._failures.keys() | self._inspection.silent.keys())
-        versions = f"{down} deployed versions do not serve: `basalt deploy list` shows one's own."
+        versions = f"Deployed versions that do not serve: {down}. `basalt deploy list` says why."
         told = [self._unreachable, self._loop.problem, self._alarms.problem]
         return " ".join(filter(None, [*told, versions if down else ""]))
 

@@ -316,7 +316,7 @@ async def test_a_model_whose_process_died_is_loaded_again_and_status_says_so(sta
 
     revision = await stage.registry.rollout.current("acme", "boxes")
     await reconciler.round()
-    assert "1 deployed versions do not serve" in reconciler.problem
+    assert "Deployed versions that do not serve: 1" in reconciler.problem
     assert reconciler.standing(revision) == (
         frozenset(),
         "boxes version 1: Its process has ended.",
@@ -342,7 +342,7 @@ async def test_a_key_that_was_taken_back_ends_what_it_signed(stage: Stage) -> No
     assert "key that security does not know" in reconciler.standing(revision)[1]
     # Whose version it is, is nothing for every tenant's status.
     assert "boxes" not in reconciler.problem
-    assert "1 deployed versions do not serve" in reconciler.problem
+    assert "Deployed versions that do not serve: 1" in reconciler.problem
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "evaluation.parquet", "card.md"])
@@ -378,7 +378,7 @@ async def test_a_signature_of_somebody_else_is_refused_at_load(stage: Stage) -> 
     assert "key that security does not know" in reconciler.standing(revision)[1]
     # Whose version it is, is nothing for every tenant's status.
     assert "boxes" not in reconciler.problem
-    assert "1 deployed versions do not serve" in reconciler.problem
+    assert "Deployed versions that do not serve: 1" in reconciler.problem
 
 
 async def test_mended_files_are_loaded_when_deployed_again(stage: Stage) -> None:
