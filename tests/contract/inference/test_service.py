@@ -314,7 +314,7 @@ async def test_a_foreign_model_is_in_the_audit_log_with_what_and_when(
     async def recorded() -> list[security_pb2.AuditRecord]:
         return list((await audit.ListAudit(asked, **auditor)).records)
 
-    [record] = await eventually(recorded)
+    [record] = await eventually(recorded, within_s=30)
     assert (record.actor, record.decision) == ("service:inference", "refused")
     assert record.resource == "model/acme--boxes--v1"
     assert set(json.loads(record.request_json)) == {"name", "what", "at"}
@@ -325,4 +325,4 @@ async def test_a_foreign_model_is_in_the_audit_log_with_what_and_when(
         )
         return answer.deployment.problem == ""
 
-    await eventually(ready_again, within_s=20)
+    await eventually(ready_again, within_s=30)
