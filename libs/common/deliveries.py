@@ -12,6 +12,7 @@ from aiokafka import ConsumerRecord
 from faststream.kafka import KafkaMessage
 
 from libs.common.batches import UNREADABLE_BYTES_MAX
+from libs.common.echo import short
 from libs.common.flow import DEAD_LETTER_SUFFIX
 from libs.common.unreadable import HEADER, Unreadable
 
@@ -74,7 +75,7 @@ def buried(delivery: Delivery, consumer: str, tries: int, failure: str) -> Deliv
         "basalt-offset": str(delivery.offset),
         "basalt-consumer": consumer,
         "basalt-tries": str(tries),
-        "basalt-error": failure[:ERROR_CHARACTERS_MAX],
+        "basalt-error": short(failure, ERROR_CHARACTERS_MAX),
     }
     return dataclasses.replace(
         delivery,

@@ -21,10 +21,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from libs.common.echo import NEXT_STEP_BYTES_MAX, WHAT_BYTES_MAX, WHICH_BYTES_MAX, bounded
+
 
 class BasaltError(Exception):
     """`what` with `which` thing it is about, and `next_step`: what the reader can do now.
 
+    These three may hold a caller's words; they are bounded here, since an error goes everywhere.
     `inside` is for our own logs alone: a path, an object's key, an address. It never travels.
     """
 
@@ -34,10 +37,10 @@ class BasaltError(Exception):
     def __init__(
         self, what: str, *, which: str = "", next_step: str = "", inside: str = ""
     ) -> None:
-        super().__init__(what)
-        self.what = what
-        self.which = which
-        self.next_step = next_step
+        self.what = bounded(what, WHAT_BYTES_MAX)
+        self.which = bounded(which, WHICH_BYTES_MAX)
+        self.next_step = bounded(next_step, NEXT_STEP_BYTES_MAX)
+        super().__init__(self.what)
         self.inside = inside
 
     @property

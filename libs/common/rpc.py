@@ -26,6 +26,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from libs.common import telemetry
+from libs.common.echo import bounded
 from libs.common.errors import (
     BasaltError,
     DependencyError,
@@ -185,7 +186,8 @@ def _unknown(method: str) -> grpc.RpcMethodHandler:
     async def refuse(_: Any, context: Any) -> None:
         await context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
-            f"There is no {method} here. gRPC reflection lists the methods that there are.",
+            f"There is no {bounded(method)} here. gRPC reflection lists the methods that there"
+            " are.",
         )
 
     # On the wire a single message is a stream of one, so this answers every form of call.

@@ -16,6 +16,7 @@ from typing import Protocol
 import structlog
 
 from libs.common import telemetry
+from libs.common.echo import LOG_CHARACTERS_MAX, short
 from libs.common.errors import BasaltError, DependencyError
 
 START_S_MAX = 60.0
@@ -28,6 +29,10 @@ EXIT_S_MAX = STOP_S_MAX + 2.0
 # Containers start in any order: this long a store that is not there yet is waited for.
 STORE_S_MAX = 10.0
 STORE_TRY_AGAIN_S = 0.5
+# The end of a traceback is what tells.
+TRACEBACK_CHARACTERS_MAX = 16_000
+# Of a log line, what has lines of its own.
+_OURS = frozenset({"exception"})
 
 log = structlog.get_logger(__name__)
 
@@ -240,12 +245,33 @@ def log_to_stderr(service: str, level: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _with_trace,
             structlog.processors.format_exc_info,
+            _bounded,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def _bounded(
+    _logger: object, _method: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    """Whatever a caller sent fits into a line that people and programs can still read."""
+    for key, value in event.items():
+        if isinstance(value, str) and key not in _OURS:
+            event[key] = short(value, LOG_CHARACTERS_MAX)
+        elif isinstance(value, str):
+            event[key] = value[-TRACEBACK_CHARACTERS_MAX:]
+        elif value is not None and not isinstance(value, bool | int | float):
+            event[key] = _shortened(value)
+    return event
+
+
+def _shortened(value: object) -> object:
+    """A list or a mapping as it is, unless it is long; then its beginning as text."""
+    text = str(value)
+    return value if len(text) <= LOG_CHARACTERS_MAX else short(text, LOG_CHARACTERS_MAX)
 
 
 def _with_trace(

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from opentelemetry import context, propagate, trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 
 from libs.common import senders
+from libs.common.echo import LABEL_CHARACTERS_MAX, short
 
 TENANT = "basalt.tenant"
 MODEL = "basalt.model"
@@ -55,7 +56,8 @@ def set_up(service: str, otlp_address: str, otlp_token: str = "") -> Callable[[]
     before the process ends: it sends what is still waiting.
     """
     provider = TracerProvider(
-        resource=Resource.create({"service.name": service, "service.namespace": "basalt"})
+        resource=Resource.create({"service.name": service, "service.namespace": "basalt"}),
+        span_limits=SpanLimits(max_attribute_length=LABEL_CHARACTERS_MAX),
     )
     if otlp_address:
         exporter = exporter_to(otlp_address, otlp_token, EXPORT_TIMEOUT_S)
@@ -114,12 +116,14 @@ def span(
     """
     linked = [trace.get_current_span(parent(link)).get_span_context() for link in links if link]
     with tracer().start_as_current_span(
-        name,
+        short(name),
         context=None if under is None else parent(under),
         kind=kind,
         links=[Link(each) for each in linked if each.is_valid],
         attributes={
-            _WITH_UNDERSCORE.get(key, key.replace("_", ".")): value
+            _WITH_UNDERSCORE.get(key, key.replace("_", ".")): (
+                short(value) if isinstance(value, str) else value
+            )
             for key, value in attributes.items()
         },
         record_exception=False,

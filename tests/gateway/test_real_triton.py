@@ -48,6 +48,7 @@ CONFIG = {
     "dynamic_batching": {},
 }
 CALLS = 300
+ERROR_CHARACTERS_MAX = 3_000
 
 
 @pytest.fixture
@@ -110,6 +111,31 @@ async def test_an_error_is_its_callers_own(socket: Path) -> None:
 
     with tritonclient.grpc.InferenceServerClient(f"unix:{socket}") as client:
         await asyncio.gather(*(asyncio.to_thread(one, client, number) for number in range(100)))
+
+
+async def test_what_a_caller_named_comes_back_bounded_and_breaks_no_other_call(
+    socket: Path,
+) -> None:
+    """Triton's own error repeats a tensor's name; all tenants share the connection to it."""
+
+    def misnamed(client: InferenceServerClient, name: str) -> None:
+        tensor = InferInput(name, [1, 1], "FP32")
+        tensor.set_data_from_numpy(np.ones((1, 1), np.float32))
+        with pytest.raises(InferenceServerException) as refusal:
+            client.infer("double", [tensor], headers=dict([TENANT]), client_timeout=30)
+        assert "broke" not in str(refusal.value)
+        assert len(str(refusal.value)) < ERROR_CHARACTERS_MAX
+
+    def others(client: InferenceServerClient) -> None:
+        for _ in range(CALLS):
+            assert infer(client, np.array([[1.0]], np.float32), "alone").as_numpy("y") == 2.0
+
+    with tritonclient.grpc.InferenceServerClient(f"unix:{socket}") as client:
+        working = asyncio.create_task(asyncio.to_thread(others, client))
+        for size in (1_000, 10_000, 40_000, 70_000, 1_000_000):
+            for character in "aé\n":
+                await asyncio.to_thread(misnamed, client, character * size)
+        await working
 
 
 async def test_large_tensors_pass(socket: Path) -> None:

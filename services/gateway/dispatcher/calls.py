@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from libs.common import echo
+from libs.common.echo import NEXT_STEP_BYTES_MAX, WHAT_BYTES_MAX
 from services.gateway.dispatcher.headers import STATUS_200, literal
 
 if TYPE_CHECKING:
@@ -127,18 +129,13 @@ class Call:
 
 TRAILERS_OK = literal(b"grpc-status", b"0")
 _ERROR_OPENING = STATUS_200 + literal(b"content-type", b"application/grpc")
-MESSAGE_BYTES_MAX = 2_048  # Of an error's text; a peer may refuse longer trailers.
+MESSAGE_BYTES_MAX = WHAT_BYTES_MAX + NEXT_STEP_BYTES_MAX  # A peer may refuse longer trailers.
 
 
 def error_block(code: int, message: str) -> bytes:
     """The one header block of an answer that is only an error."""
-    encoded = b"".join(
-        bytes((byte,)) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte
-        for byte in message.encode()[:MESSAGE_BYTES_MAX]
-    )
-    return (
-        _ERROR_OPENING + literal(b"grpc-status", b"%d" % code) + literal(b"grpc-message", encoded)
-    )
+    said = echo.encoded(echo.bounded(message, MESSAGE_BYTES_MAX)).encode("ascii")
+    return _ERROR_OPENING + literal(b"grpc-status", b"%d" % code) + literal(b"grpc-message", said)
 
 
 def timeout_s(value: bytes) -> float | None:

@@ -13,6 +13,7 @@ from services.gateway.dispatcher.headers import (
     TABLE_SIZE_DEFAULT,
     TABLE_SIZE_ZERO,
     HeaderReader,
+    HeadersTooLongError,
     Meaning,
     stateful_decoder,
 )
@@ -43,8 +44,15 @@ class Connection(asyncio.Protocol, Generic[Meaning]):
 
     preface = b""  # What the peer must send first.
 
-    def __init__(self, reader: HeaderReader[Meaning], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        reader: HeaderReader[Meaning],
+        loop: asyncio.AbstractEventLoop,
+        too_long: Meaning | None = None,
+    ) -> None:
+        """`too_long`: what headers beyond their limit mean; without it they end the connection."""
         self._reader = reader
+        self._too_long = too_long
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._awaited_preface = self.preface
@@ -176,8 +184,15 @@ class Connection(asyncio.Protocol, Generic[Meaning]):
         self.write(frames.window_update(0, increment))
 
     def _read_block(self, block: bytes) -> Meaning:
+        if self._too_long is not None and len(block) > HEADER_BLOCK_BYTES_MAX:
+            return self._too_long
         if self._stateless:
-            return self._reader.read(block)
+            try:
+                return self._reader.read(block)
+            except HeadersTooLongError:
+                if self._too_long is None:
+                    raise
+                return self._too_long
         return self._reader.read_with_state(block, self._decoder)
 
     def _read_control(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
@@ -219,12 +234,14 @@ class Connection(asyncio.Protocol, Generic[Meaning]):
     def _read_continuation(self, stream_id: int, flags: int, payload: bytes) -> None:
         if self._continued is None:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION continues nothing")
-        self._block += payload
         # An empty CONTINUATION makes no progress: an endless row of them would hold us busy.
-        if len(self._block) > HEADER_BLOCK_BYTES_MAX or (
-            not payload and not flags & frames.END_HEADERS
-        ):
-            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "a header block is longer than its limit")
+        if not payload and not flags & frames.END_HEADERS:
+            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "a CONTINUATION frame is empty")
+        # Only a block without state can be left unread, and only so much of one is kept.
+        if len(self._block) <= HEADER_BLOCK_BYTES_MAX:
+            self._block += payload
+        if len(self._block) > HEADER_BLOCK_BYTES_MAX and not (self._stateless and self._too_long):
+            raise HeadersTooLongError
         if flags & frames.END_HEADERS:
             end_stream, block = self._continued[1], self._block
             self._continued, self._block = None, b""

@@ -25,6 +25,13 @@ TABLE_SIZE_ZERO = b"\x20"
 TABLE_SIZE_DEFAULT = 4_096
 
 
+class HeadersTooLongError(PeerError):
+    """A block, or what it stands for, is longer than what we keep of one."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.ENHANCE_YOUR_CALM, "a header list is longer than its limit")
+
+
 class HeaderReader(Generic[Meaning]):
     """Turns blocks into what they mean, and remembers blocks and fields that it has seen.
 
@@ -75,7 +82,7 @@ class HeaderReader(Generic[Meaning]):
                     known[raw] = field
             fields.append(field)
         if sum(len(name) + len(value) + 32 for name, value in fields) > HEADER_LIST_BYTES_MAX:
-            raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "a header list is longer than its limit")
+            raise HeadersTooLongError
         return fields
 
     def _decode_field(self, raw: bytes) -> Field:

@@ -62,6 +62,15 @@ _REQUEST_BLOCK = b"".join(
 )
 
 
+# Triton's errors repeat what a caller named, however long; all tenants share the connection.
+TOO_LONG = AnswerHeaders(
+    http_ok=True,
+    status=Status.INVALID_ARGUMENT,
+    message=b"Triton refused the request, with a message that is too long to be shown; "
+    b"name the tensors that the model's metadata lists",
+)
+
+
 class TritonConnection(Connection[AnswerHeaders]):
     """The client's role on one connection."""
 
@@ -73,7 +82,7 @@ class TritonConnection(Connection[AnswerHeaders]):
         changed: Callable[["TritonConnection"], None],
         answer_bytes_max: int,
     ) -> None:
-        super().__init__(reader, loop)
+        super().__init__(reader, loop, TOO_LONG)
         self._ends = ends
         self._changed = changed
         self._answer_bytes_max = answer_bytes_max

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from libs.common import telemetry
+from libs.common.echo import NEXT_STEP_BYTES_MAX, WHAT_BYTES_MAX, bounded
 from libs.common.errors import (
     BasaltError,
     InvalidInputError,
@@ -156,12 +157,13 @@ def failure(error: BasaltError) -> Response:
 
 
 def _error(status: int, text: str) -> Response:
-    return _json({"error": text}, status)
+    return _json({"error": bounded(text, WHAT_BYTES_MAX + NEXT_STEP_BYTES_MAX)}, status)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return _error(status, f"There is no {request.method} {request.url.path} here.")
+    asked = f"{bounded(request.method)} {bounded(request.url.path)}"
+    return _error(status, f"There is no {asked} here.")
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from libs.common import journal, telemetry
 from libs.common.clock import Clock
+from libs.common.echo import short
 from libs.common.events import AlertRaised
 from libs.common.journal import Change, Journal
 from libs.common.paging import not_a_token, token_number
@@ -38,9 +39,9 @@ class Alerts:
                 tenant=tenant,
                 at=self.clock.now(),
                 severity=severity,
-                kind=kind,
-                subject=subject,
-                message=message[:MESSAGE_CHARACTERS_MAX],
+                kind=short(kind),
+                subject=short(subject),
+                message=short(message, MESSAGE_CHARACTERS_MAX),
             )
             kept = Alert(**alert.model_dump(), trace_id=telemetry.trace_id())
             return Change("AlertRaised", kept.model_dump(mode="json"), (alert,))

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from libs.common import flow, journal
 from libs.common.clock import Clock
+from libs.common.echo import short
 from libs.common.errors import NotFoundError
 from libs.common.identity import PLATFORM
 from libs.common.journal import Change, Journal
@@ -98,7 +99,7 @@ class DeadLetters:
         """Keeps a dead letter; the same one delivered again changes nothing."""
         topic = burial.topic.removesuffix(flow.DEAD_LETTER_SUFFIX)
         tenant = _tenant_of(burial.body)
-        consumer = burial.headers.get("basalt-consumer", "")
+        consumer = short(burial.headers.get("basalt-consumer", ""))
         digest = hashlib.sha256(burial.body).hexdigest()
         await self.objects.put(_object(tenant, digest), burial.body)
         headers = [
@@ -109,7 +110,7 @@ class DeadLetters:
         letter = Letter(
             topic=topic,
             consumer=consumer,
-            error=burial.headers.get("basalt-error", ""),
+            error=short(burial.headers.get("basalt-error", ""), HEADER_CHARACTERS_MAX),
             attempts=_number(burial.headers.get("basalt-tries", "")),
             key=burial.key,
             headers=dict(headers[:HEADERS_MAX]),

@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from libs.common import telemetry
+from libs.common.echo import short
 from libs.common.events import PredictionsServed
 from services.monitoring.core.components import Component, State
 from services.monitoring.core.drift import Comparison, DriftReport
@@ -93,7 +94,7 @@ class PrometheusMeters(Collector):
             telemetry.COMPONENT_UP, "1: serving, 0.5: degraded, 0: not serving.", labels=["name"]
         )
         for component in self._components.values():
-            up.add_metric([component.name], _UP[component.state])
+            up.add_metric(_labels(component.name), _UP[component.state])
         yield up
         letters = CounterMetricFamily(
             telemetry.DEAD_LETTERS_TOTAL,
@@ -101,7 +102,7 @@ class PrometheusMeters(Collector):
             labels=["topic", "consumer"],
         )
         for key, count in self._dead_letters.items():
-            letters.add_metric(key, count)
+            letters.add_metric(_labels(*key), count)
         yield letters
         refused = CounterMetricFamily(
             telemetry.SPANS_REFUSED_TOTAL, "Spans that were not taken in.", labels=["reason"]
@@ -125,10 +126,10 @@ class PrometheusMeters(Collector):
             labels=LABELS,
         )
         for series, totals in self._served.items():
-            labels = [series.tenant, series.model, str(series.version)]
+            labels = _labels(series.tenant, series.model, series.version)
             requests.add_metric(labels, totals.requests)
             for code, count in _known_codes(totals.errors_by_code).items():
-                errors.add_metric([*labels, code], count)
+                errors.add_metric([*labels, *_labels(code)], count)
             counts = totals.latency_ms_counts
             total_s = mean_ms(counts) * sum(counts) / 1_000.0
             latency.add_metric(labels, _buckets(counts), total_s)
@@ -144,13 +145,9 @@ class PrometheusMeters(Collector):
             # The ones that moved most are what anybody looks for.
             for each in _furthest(report)[:COMPARISONS_MAX]:
                 drift.add_metric(
-                    [
-                        series.tenant,
-                        series.model,
-                        str(series.version),
-                        each.feature,
-                        each.statistic,
-                    ],
+                    _labels(
+                        series.tenant, series.model, series.version, each.feature, each.statistic
+                    ),
                     each.value,
                 )
         return drift
@@ -170,6 +167,11 @@ def _known_codes(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 _UP = {State.SERVING: 1.0, State.DEGRADED: 0.5, State.NOT_SERVING: 0.0}
+
+
+def _labels(*values: object) -> list[str]:
+    """Some of them are words of tenants: a feature's name, a model's."""
+    return [short(value) for value in values]
 
 
 def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from opentelemetry.sdk.trace import ReadableSpan
 
 from libs.common import telemetry
+from libs.common.echo import encoded
 from libs.common.errors import (
     BY_CODE,
     BasaltError,
@@ -29,13 +30,15 @@ from libs.common.errors import (
     UnauthenticatedError,
 )
 from libs.common.revocations import Revocation
-from libs.common.rpc import Peers, Server, ServerTls, translated
+from libs.common.rpc import Peers, Server, ServerTls, from_call_error, translated
 from tests.support.certificates import write_certificates
 from tests.support.echo import NAME, RING, EchoStub, Running, running_echo
 from tests.support.eventually import eventually
 from tests.support.tracing import Spans
 
 HELLO = StringValue(value="hello")
+# gRPC reads 8 KiB from a peer, Envoy more.
+TRAILER_BYTES_MAX = 7 * 1024
 
 
 @pytest.fixture
@@ -67,6 +70,38 @@ async def test_an_error_arrives_as_it_was_raised(running: Running, kind: type[Ba
     assert type(error) is kind
     assert (error.what, error.which, error.next_step) == ("It is so.", "dataset/ü", "Do this next.")
     assert error.retryable is kind.retryable
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BY_CODE.values() if kind is not InternalError])
+@pytest.mark.parametrize("name", ["a", "é", "\x00", "\n", "\u202e", "😀", "%"])
+async def test_a_callers_words_come_back_bounded(
+    running: Running, kind: type[BasaltError], name: str
+) -> None:
+    """Trailers beyond what a peer reads break the connection, for everybody who shares it."""
+    long = name * 100_000
+    running.echo.error = kind(
+        f"There is no model {long} here.", which=long, next_step=f"Ask for {long}, or for another."
+    )
+
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await running.stub().One(HELLO)
+
+    trailers = refusal.value.trailing_metadata() or ()
+    said = refusal.value.details() or ""
+    assert sum(len(encoded(str(v))) + len(k) for k, v in trailers) < TRAILER_BYTES_MAX
+    assert len(encoded(said)) < TRAILER_BYTES_MAX - 4_000
+    assert said.startswith("There is no model ")
+    assert said.endswith(", or for another.")
+    assert said.isprintable()
+    assert from_call_error(refusal.value, "echo").code == kind.code
+
+
+async def test_a_method_that_nobody_has_comes_back_bounded(running: Running) -> None:
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await channel.unary_unary(f"/{NAME}/{'x' * 5_000}")(b"")
+    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert len(refusal.value.details() or "") < 500
 
 
 async def test_an_error_without_a_next_step_arrives_too(running: Running) -> None:

@@ -19,7 +19,8 @@ from services.gateway.core.envoy.parts import (
 NAME = "door"
 ROUTES_FILE = "rds.json"
 ACCESS_LOG = "access.log"
-HEADERS_BYTES_MAX_KB = 64
+# Well below what the servers behind it read: longer ones would break connections that all share.
+HEADERS_BYTES_MAX_KB = 16
 CONCURRENT_STREAMS_MAX = 1_024
 STREAM_WINDOW_BYTES = 1024 * 1024
 CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
