@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from datetime import datetime
+
+from libs.common.identity import PLATFORM
+
+# How a tenant's source, model or aggregate is named where all tenants' work is done.
+_OF_A_TENANT = re.compile(
+    r"\bupstream\.(?P<source>[\w-]+)\."
+    r"|\b(?P<model>[a-z0-9]+(?:-[a-z0-9]+)*)--[a-z0-9-]+--v\d"
+    r"|\b(?P<aggregate>[\w-]+)/(?:source|stream|dataset|model|version|deployment|job|pipeline)/"
+)
+ANOTHERS = "Something of another tenant's waits here; the platform's administrator sees what."
 
 
 class State(enum.IntEnum):
@@ -24,3 +35,10 @@ class Component:
     problem: str
     checked_at: datetime
     reported_by: str
+
+    def told_to(self, tenant: str) -> Component:
+        """What members of a tenant are told: what another has, and how much, is not for them."""
+        named = {found[found.lastgroup or 0] for found in _OF_A_TENANT.finditer(self.problem)}
+        if tenant == PLATFORM or named <= {tenant}:
+            return self
+        return replace(self, problem=ANOTHERS)

@@ -58,7 +58,7 @@ class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
         components = await self._health.look()
         return pb.GetPlatformHealthResponse(
             state=health_pb2.HealthState.Name(overall(components)),
-            components=[_component(each) for each in components],
+            components=[_component(each.told_to(identity.caller().tenant)) for each in components],
         )
 
     async def ListPlatformEvents(  # noqa: N802

@@ -62,6 +62,11 @@ def releases() -> list[Path]:
     return sorted(folder for folder in HERE.iterdir() if (folder / "events.jsonl").exists())
 
 
+def whole() -> list[Path]:
+    """Those of a platform that went through everything; others hold only what was new."""
+    return [release for release in releases() if (release / "events.jsonl").stat().st_size]
+
+
 def entries(release: Path, service: str) -> list[Entry]:
     """In the order in which they were appended to each aggregate."""
     return [_entry(line) for line in _lines(release / f"{service}.jsonl")]

@@ -150,3 +150,32 @@ def test_the_history_is_given_in_pages() -> None:
     assert last == ""
     with pytest.raises(PreconditionError, match="keeps no history"):
         page_of(None, 2, "")
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "The log of upstream.hospital.beds/2 lost its end: 215 records of it were read.",
+        "upstream.clinic.a/0 waits. The log of upstream.hospital.beds/2 lost its end.",
+        "hospital--tumour--v3 cannot be loaded: its signature does not hold.",
+        "hospital/dataset/beds changed 12 times while this call tried to change it.",
+    ],
+)
+def test_a_tenant_is_told_of_its_own_problems_alone(problem: str) -> None:
+    component = Component("ingest", State.DEGRADED, problem, NOON, "ingest")
+
+    told = component.told_to("clinic")
+
+    assert "hospital" not in told.problem
+    assert told.problem
+    assert told.state is State.DEGRADED
+    assert component.told_to("platform") == component
+    if "clinic" not in problem:
+        assert component.told_to("hospital") == component
+
+
+@pytest.mark.parametrize("problem", ["", "kafka cannot be reached.", "It answers in 1/2 of cases."])
+def test_what_is_everybodys_is_told_to_everybody(problem: str) -> None:
+    component = Component("kafka", State.NOT_SERVING, problem, NOON, "ingest")
+
+    assert component.told_to("clinic") == component
