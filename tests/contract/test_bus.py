@@ -31,6 +31,7 @@ from tests.support.kafka import (
     topic_of_a_test,
     write,
 )
+from tests.support.topics import make_for
 from tests.support.tracing import Spans
 from tools.servers import Kafka
 
@@ -261,6 +262,7 @@ async def test_stopping_under_load_loses_nothing(kafka: Kafka, group: str, topic
     wanted = [f"event-{number}" for number in range(300)]
     async with sender(kafka.bootstrap) as publisher:
         first = Collector(kafka.bootstrap, group, topic)
+        await make_for(first.bus)
         await first.bus.start()
 
         async def publish() -> None:
@@ -284,6 +286,7 @@ async def test_stopping_does_not_wait_for_an_outage_to_end(
     collector: Collector, topic: Topic, kafka: Kafka, group: str
 ) -> None:
     collector.refusal, collector.refused_ids = DependencyError("Away."), {"one"}
+    await make_for(collector.bus)
     await collector.bus.start()
     await collector.bus.publish(outgoing(topic, dataset_versioned("one")))
     await eventually(lambda: collector.tries > 2)
@@ -429,6 +432,7 @@ async def test_a_bus_waits_for_a_kafka_that_is_still_starting(tmp_path: Path, gr
     starting = asyncio.create_task(collector.bus.start())
     try:
         await asyncio.to_thread(broker.start)
+        await make_for(collector.bus)
         await asyncio.wait_for(starting, 60)
         await collector.bus.publish(outgoing(topic, dataset_versioned("one")))
         await eventually(lambda: collector.ids == ["one"], within_s=30)
@@ -443,7 +447,7 @@ async def test_a_kafka_that_does_not_come_is_named(
     monkeypatch.setattr(bus_module, "START_S_MAX", 0.5)
     bus = Collector("127.0.0.1:1", group, topic).bus
 
-    with pytest.raises(DependencyError, match=r"127\.0\.0\.1:1 cannot be used") as refusal:
+    with pytest.raises(DependencyError, match="Kafka cannot be used") as refusal:
         await bus.start()
     await bus.stop()
 

@@ -18,6 +18,7 @@ from tests.support.batches import ATTRIBUTES, batch, put, with_wild_header
 from tests.support.entries import dataset_versioned
 from tests.support.eventually import eventually
 from tests.support.kafka import header, read, sender, started, topic_of_a_test
+from tests.support.topics import make_for
 from tools.servers import Kafka
 
 WITHIN_S = 30.0
@@ -103,6 +104,7 @@ async def test_events_after_a_log_lost_its_end_all_arrive(
     broker = await asyncio.to_thread(Kafka(tmp_path).start)
     try:
         collector = Collector(broker.bootstrap, topic.consumers[0], topic)
+        await make_for(collector.bus)
         await collector.bus.start()
         await _publish(broker.bootstrap, topic, range(10))
         await eventually(lambda: len(collector.ids) == 10, within_s=WITHIN_S)
