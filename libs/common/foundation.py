@@ -19,6 +19,7 @@ from libs.common.journal import Journal, Relay
 from libs.common.kafka import KafkaAccess
 from libs.common.pb.basalt.v1 import security_pb2
 from libs.common.policy import Policy
+from libs.common.republishing import Republishing
 from libs.common.rpc import Guard, Peers, Server, ServerTls
 from libs.common.runtime import Keeping, Part, Service
 from libs.common.settings import CommonSettings
@@ -89,6 +90,7 @@ class Foundation:
         """
         bus = bus or Bus(self.kafka, router)
         relay = Relay(self.journal, bus)
+        republishing = Republishing(self.service, self.journal.store, self.kafka, bus)
         access: list[AccessWatch] = []
         if guard is None:
             access = [AccessWatch(self.peers, self.service, verify_by(self.verifier, on_keys))]
@@ -125,6 +127,7 @@ class Foundation:
                 *parts,
                 bus,
                 relay,
+                republishing,
                 health,
                 server,
             ],

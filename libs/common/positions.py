@@ -54,13 +54,27 @@ async def judge(
     return Judged("same", offset, proven)
 
 
+async def history_of(consumer: AIOKafkaConsumer, topic: str) -> tuple[str, tuple[int, ...]]:
+    """The topic's identifier, and the leader epoch of each partition.
+
+    While neither changes, no log of it can have lost anything.
+    """
+    topic_id, partitions = await _described(consumer, topic)
+    return topic_id, tuple(each[3] for each in sorted(partitions, key=lambda each: each[1]))
+
+
 async def _topic_id(consumer: AIOKafkaConsumer, topic: str) -> str:
+    topic_id, _ = await _described(consumer, topic)
+    return topic_id
+
+
+async def _described(consumer: AIOKafkaConsumer, topic: str) -> tuple[str, list[Any]]:
     client = consumer._client  # pyright: ignore[reportPrivateUsage]
     answer: Any = await client.send(client.get_random_node(), Topics([topic]))
-    ((code, _, topic_id, *_rest),) = answer.topics
+    ((code, _, topic_id, _, partitions, *_rest),) = answer.topics
     if code:
         raise for_code(code)(topic)
-    return topic_id.hex
+    return topic_id.hex, partitions
 
 
 async def _end_of_epoch(

@@ -151,6 +151,20 @@ async def test_what_waits_to_be_published_is_found_until_it_is_marked(store: Jou
     assert await store.unrelayed() == [entries[2]]
 
 
+async def test_what_was_published_is_known_for_a_day(store: JournalStore) -> None:
+    entries = [entry(f"acme/dataset/{name}", events=1) for name in "abc"]
+    for each in entries:
+        await store.insert(each)
+    assert await store.published() == []
+    await store.mark_relayed(entries[:2])
+    await store.mark_relayed(entries[2:])
+
+    first = await store.published(limit=2)
+    rest = await store.published(after=first[-1].place)
+
+    assert [each.entry for each in [*first, *rest]] == entries
+
+
 async def test_versions_wait_in_their_order_whatever_the_clocks_say(store: JournalStore) -> None:
     for version in range(1, 8):
         await store.insert(entry(version=version, events=1, at=NOON - timedelta(hours=version)))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from libs.common import flow
 from libs.common.errors import DependencyError
 from libs.common.events import DatasetVersioned
-from libs.common.stores.ports import Entry, JournalStore, Outgoing
+from libs.common.stores.ports import Entry, JournalStore, Outgoing, Published
 
 T = TypeVar("T")
 NOON = datetime(2026, 1, 1, 12, 0, 0, 123457, UTC)
@@ -22,6 +22,7 @@ def entry(
     *,
     state: dict[str, Any] | None = None,
     events: int = 0,
+    topic: flow.Topic = flow.DATASET_VERSIONED,
     at: datetime = NOON,
 ) -> Entry:
     return Entry(
@@ -35,9 +36,9 @@ def entry(
         outbox=tuple(
             Outgoing(
                 event_id=f"{aggregate}/{version}/{number}",
-                topic=flow.DATASET_VERSIONED.name,
+                topic=topic.name,
                 key=aggregate,
-                payload="{}",
+                payload=dataset_versioned(f"{aggregate}/{version}/{number}").model_dump_json(),
             )
             for number in range(events)
         ),
@@ -115,6 +116,9 @@ class FaultyStore:
 
     async def mark_relayed(self, entries: Sequence[Entry]) -> None:
         await self._with_faults(lambda: self._store.mark_relayed(entries))
+
+    async def published(self, after: str = "", limit: int = 500) -> list[Published]:
+        return await self._with_faults(lambda: self._store.published(after, limit))
 
     async def ping(self) -> None:
         await self._with_faults(self._store.ping)

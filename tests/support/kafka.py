@@ -20,11 +20,11 @@ READ_S_MAX = 30.0
 Headers = Sequence[tuple[str, bytes | None]]
 
 
-def topic_of_a_test(*consumers: str, partitions: int = 2) -> Topic:
+def topic_of_a_test(*consumers: str, producer: str = "ingest", partitions: int = 2) -> Topic:
     return Topic(
         name=f"test-{uuid4().hex}.v1",
         event=DatasetVersioned,
-        producer="ingest",
+        producer=producer,
         consumers=consumers,
         key=("tenant", "dataset"),
         retention_ms=3_600_000,

@@ -4,6 +4,7 @@ Only inserts, deletes, unique keys and point or range reads: no update in place,
 
     <service>_journal  the entries: _id "<aggregate>/<version>"; unique (aggregate, cause)
     <service>_outbox   a pointer for each entry that has events to publish
+    <service>_published  one for each whose events were published within a day
 
 Two collections cannot be written in one insert, so the pointer goes first, and says what is meant
 to be written: aggregate, version and cause. It is deleted when the relay has published the entry,
@@ -15,6 +16,7 @@ relay reads only what waits, however long the journal has grown.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,9 +27,17 @@ from ulid import ULID
 
 from libs.common.stores.encoding import decoded_outbox, encoded, from_us, to_us
 from libs.common.stores.mongo_collections import MongoCollections
-from libs.common.stores.ports import CauseSeenError, Entry, VersionTakenError
+from libs.common.stores.ports import (
+    PUBLISHED_KEPT_S,
+    CauseSeenError,
+    Entry,
+    Published,
+    VersionTakenError,
+)
 
 POINT_READS_AT_ONCE = 16
+# Of a ULID: the rest is random.
+ULID_TIME_CHARACTERS = 10
 
 # An index for each way of reading; `version: 1` documents list the aggregates of a kind.
 JOURNAL_INDEXES = [
@@ -48,10 +58,15 @@ class MongoJournal:
 
     def __init__(self, address: str, service: str) -> None:
         self._journal_name, self._outbox_name = f"{service}_journal", f"{service}_outbox"
+        self._published_name = f"{service}_published"
         self._collections = MongoCollections(
             address,
             f"journal of {service}",
-            {self._journal_name: JOURNAL_INDEXES, self._outbox_name: OUTBOX_INDEXES},
+            {
+                self._journal_name: JOURNAL_INDEXES,
+                self._outbox_name: OUTBOX_INDEXES,
+                self._published_name: (),
+            },
             appname=f"basalt-{service}",
         )
         self._reached = self._collections.reached
@@ -63,6 +78,10 @@ class MongoJournal:
     @property
     def _outbox(self) -> Any:
         return self._collections[self._outbox_name]
+
+    @property
+    def _published(self) -> Any:
+        return self._collections[self._published_name]
 
     async def insert(self, entry: Entry) -> None:
         state, outbox = encoded(entry)
@@ -174,8 +193,30 @@ class MongoJournal:
         return None
 
     async def mark_relayed(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        identifiers = [entry.id for entry in entries]
+        long_ago = _place(time.time() - PUBLISHED_KEPT_S)
         async with self._reached():
-            await self._outbox.delete_many({"entry": {"$in": [entry.id for entry in entries]}})
+            # First, so that whoever dies in between has told it twice rather than never.
+            await self._published.insert_many(
+                [{"_id": str(ULID()), "entry": each} for each in identifiers]
+            )
+            await self._outbox.delete_many({"entry": {"$in": identifiers}})
+            await self._published.delete_many({"_id": {"$lt": long_ago}})
+
+    async def published(self, after: str = "", limit: int = 500) -> list[Published]:
+        since = max(after, _place(time.time() - PUBLISHED_KEPT_S))
+        async with self._reached():
+            page = self._published.find({"_id": {"$gt": since}}).sort("_id").limit(limit)
+            pointers = [pointer async for pointer in page]
+            wanted = [{"_id": pointer["entry"]} for pointer in pointers]
+            found = await _each(self._journal.find_one, wanted)
+        return [
+            Published(pointer["_id"], _entry(document))
+            for pointer, document in zip(pointers, found, strict=True)
+            if document is not None
+        ]
 
     async def ping(self) -> None:
         async with self._reached():
@@ -192,6 +233,11 @@ class MongoJournal:
     async def _find_one(self, **wanted: str) -> Entry | None:
         document = await self._journal.find_one(wanted)
         return None if document is None else _entry(document)
+
+
+def _place(at_s: float) -> str:
+    """The least identifier of that moment."""
+    return str(ULID.from_timestamp(at_s))[:ULID_TIME_CHARACTERS]
 
 
 async def _each(work: Any, arguments: Sequence[Any]) -> list[Any]:

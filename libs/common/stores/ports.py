@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from libs.common.errors import InvalidInputError, NotFoundError
 
@@ -17,6 +17,8 @@ ENTRY_BYTES_MAX = 1024 * 1024
 # An event's JSON. With its headers it stays below what a Kafka broker takes, which is 1 MiB.
 EVENT_BYTES_MAX = 900 * 1024
 KEY_BYTES_MAX = 900
+# How long it is known what was published: far longer than a broker takes to write it to its disk.
+PUBLISHED_KEPT_S = 24 * 3_600
 # The end of the name of what is still being written beside an object.
 PARTIAL = ".partial"
 
@@ -67,6 +69,13 @@ class Entry:
         return self.aggregate.split("/", 2)[2]
 
 
+class Published(NamedTuple):
+    """An entry whose outbox was published; `place` is where its listing goes on after it."""
+
+    place: str
+    entry: Entry
+
+
 class VersionTakenError(Exception):
     """Somebody else inserted this version first: read again, decide again."""
 
@@ -114,7 +123,14 @@ class JournalStore(Protocol):
         ...
 
     async def mark_relayed(self, entries: Sequence[Entry]) -> None:
-        """They need not be published again. Marking twice is no error."""
+        """They need not be published again, unless the broker loses them: see `published`.
+
+        Marking twice is no error.
+        """
+        ...
+
+    async def published(self, after: str = "", limit: int = 500) -> list[Published]:
+        """What was marked within PUBLISHED_KEPT_S, about oldest first; an entry may come twice."""
         ...
 
     async def ping(self) -> None:

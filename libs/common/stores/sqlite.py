@@ -7,6 +7,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ import orjson
 
 from libs.common.errors import DependencyError
 from libs.common.stores.encoding import decoded_outbox, encoded, from_us, to_us
-from libs.common.stores.ports import CauseSeenError, Entry, VersionTakenError
+from libs.common.stores.ports import (
+    PUBLISHED_KEPT_S,
+    CauseSeenError,
+    Entry,
+    Published,
+    VersionTakenError,
+)
 
 # What one transaction takes at the most: enough to share the cost of its fsync.
 BATCH_MAX = 256
@@ -44,6 +51,13 @@ CREATE TABLE IF NOT EXISTS outbox (
     version   INTEGER NOT NULL,
     UNIQUE (aggregate, version)
 );
+CREATE TABLE IF NOT EXISTS published (
+    number    INTEGER PRIMARY KEY AUTOINCREMENT,
+    aggregate TEXT NOT NULL,
+    version   INTEGER NOT NULL,
+    at_us     INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS published_at ON published (at_us);
 """
 COLUMNS = "aggregate, version, cause, type, state, outbox, at_us, by"
 
@@ -113,11 +127,18 @@ class SqliteJournal:
 
     async def mark_relayed(self, entries: Sequence[Entry]) -> None:
         keys = [(entry.aggregate, entry.version) for entry in entries]
-        await self._on_writer(
-            lambda connection: connection.executemany(
-                "DELETE FROM outbox WHERE aggregate = ? AND version = ?", keys
-            )
+        now_us = time.time_ns() // 1_000
+        await self._on_writer(lambda connection: _mark(connection, keys, now_us))
+
+    async def published(self, after: str = "", limit: int = 500) -> list[Published]:
+        columns = ", ".join(f"journal.{column.strip()}" for column in COLUMNS.split(","))
+        sql = (
+            f"SELECT published.number, {columns} FROM published"
+            " JOIN journal USING (aggregate, version) WHERE published.number > ?"
+            " ORDER BY published.number LIMIT ?"
         )
+        rows = await asyncio.to_thread(self._rows, sql, (int(after or 0), limit))
+        return [Published(str(number), _entry(tuple(row))) for number, *row in rows]
 
     async def ping(self) -> None:
         await self._on_writer(
@@ -148,13 +169,15 @@ class SqliteJournal:
         return await asyncio.to_thread(self._read, sql, values)
 
     def _read(self, sql: str, values: tuple[object, ...]) -> list[Entry]:
+        return [_entry(row) for row in self._rows(sql, values)]
+
+    def _rows(self, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         opened = self._opened()
         try:
             with opened.reading:
-                rows = opened.ranges.execute(sql, values).fetchall()
+                return opened.ranges.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise _unavailable(self._path, error) from error
-        return [_entry(row) for row in rows]
 
     # Writing.
 
@@ -321,6 +344,22 @@ def _insert(connection: sqlite3.Connection, entry: Entry, row: tuple[object, ...
             "INSERT INTO outbox (aggregate, version) VALUES (?, ?)",
             (entry.aggregate, entry.version),
         )
+
+
+def _mark(connection: sqlite3.Connection, keys: list[tuple[str, int]], now_us: int) -> None:
+    """Moves outbox rows to what was published, and forgets what was published long ago."""
+    for aggregate, version in keys:
+        moved = connection.execute(
+            "DELETE FROM outbox WHERE aggregate = ? AND version = ?", (aggregate, version)
+        )
+        if moved.rowcount:
+            connection.execute(
+                "INSERT INTO published (aggregate, version, at_us) VALUES (?, ?, ?)",
+                (aggregate, version, now_us),
+            )
+    connection.execute(
+        "DELETE FROM published WHERE at_us < ?", (now_us - PUBLISHED_KEPT_S * 1_000_000,)
+    )
 
 
 def _row(entry: Entry) -> tuple[object, ...]:
