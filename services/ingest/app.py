@@ -14,6 +14,7 @@ from services.ingest.core.uploads import Uploads
 from services.ingest.inbound.events import event_routes
 from services.ingest.inbound.rpc import RPC_NAME, IngestServicer
 from services.ingest.outbound.kafka_records import KafkaRecords
+from services.ingest.outbound.parquet_process import ParquetProcess
 from services.ingest.outbound.security_streams import SecurityKeys, SecurityTopics
 from services.ingest.settings import Settings
 
@@ -32,7 +33,9 @@ def build(settings: Settings) -> Service:
         autosealing.notice(tenant, source)
         sealing.wake()
 
-    uploads = Uploads(journal, objects, clock, sources, streams, notice, settings.spool)
+    uploads = Uploads(
+        journal, objects, clock, sources, streams, notice, ParquetProcess(), settings.spool
+    )
     quarantine = Quarantine(journal, objects, clock, sources, streams, notice)
     records = KafkaRecords(foundation.kafka, Intake(journal, streams, sources, notice))
     servicer = IngestServicer(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from libs.common import flow
@@ -26,6 +28,20 @@ class UpstreamRecord(Protocol):
 
     @property
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The columns of a file, and its rows as JSON objects, each in bytes."""
+
+    columns: list[str]
+    rows: Iterator[bytes]
+
+
+class ParquetReader(Protocol):
+    def open(self, path: Path) -> AbstractContextManager[Table]:
+        """Raises InvalidInputError, also while rows are read, for what cannot or must not be."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from services.ingest.core.quarantine import Quarantine, Quarantined
 from services.ingest.core.sources import Sources
 from services.ingest.core.streams import Streams
 from services.ingest.core.uploads import Uploads
+from services.ingest.outbound.parquet_process import ParquetProcess
 from services.ingest.ports import Stream, UpstreamTopics
 
 TENANT, SOURCE = "acme", "scans"
@@ -151,7 +152,7 @@ def ingest_core(
         streams,
         Intake(journal, streams, sources, notice),
         datasets,
-        Uploads(journal, objects, clock, sources, streams, notice),
+        Uploads(journal, objects, clock, sources, streams, notice, ParquetProcess()),
         Quarantine(journal, objects, clock, sources, streams, notice),
         autosealing,
     )

@@ -7,7 +7,7 @@ row holds that row back, byte for byte.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -19,12 +19,12 @@ from services.ingest.core import bodies
 from services.ingest.core.contract import Contract
 from services.ingest.core.limits import RECORD_BYTES_MAX
 from services.ingest.core.violation import Violation
+from services.ingest.ports import ParquetReader
 
 FileFormat = Literal["csv", "json lines", "parquet"]
 FILE_BYTES_MAX = 1024 * 1024 * 1024
 NAMES_SHOWN_MAX = 5
 LINE_BYTES_MAX = RECORD_BYTES_MAX
-PARQUET_BATCH_ROWS = 5_000
 WORDS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -35,10 +35,12 @@ class FileRow(NamedTuple):
     body: bytes
 
 
-def read_rows(path: Path, format_: FileFormat, contract: Contract) -> Iterator[FileRow]:
+def read_rows(
+    path: Path, format_: FileFormat, contract: Contract, parquet: ParquetReader
+) -> Generator[FileRow, None, None]:
     """Raises InvalidInputError for a file that is not of the format, or not of this contract."""
     if format_ == "parquet":
-        yield from _parquet_rows(path, contract)
+        yield from _parquet_rows(path, contract, parquet)
         return
     with path.open("rb") as file:
         yield from (_csv_rows if format_ == "csv" else _json_rows)(file, contract)
@@ -83,14 +85,24 @@ def _csv_rows(file: BinaryIO, contract: Contract) -> Iterator[FileRow]:
     unreadable: list[bytes] = []
 
     def text() -> Iterator[str]:
+        size = 0
         for line in _lines(file):
+            size = len(line) if not raw else size + len(line)
             raw.append(line)
+            if len(raw) > 1 and size > RECORD_BYTES_MAX:
+                raise InvalidInputError(
+                    f"A record of {len(raw)} lines is over {RECORD_BYTES_MAX} bytes.",
+                    which="file",
+                    next_step="Check that every quotation mark is closed; nothing of it was taken.",
+                )
             try:
                 yield line.decode("utf-8-sig" if line.startswith(b"\xef\xbb\xbf") else "utf-8")
             except UnicodeDecodeError:
                 unreadable.append(line)
                 yield line.decode(errors="replace")
 
+    # A cell may be as long as a record; the module's own limit is an eighth of that.
+    csv.field_size_limit(RECORD_BYTES_MAX)
     reader = csv.reader(text(), strict=True)
     try:
         header = next(reader, [])
@@ -150,19 +162,11 @@ def _converter(contract: Contract, name: str) -> Any:
     return lambda text: text or None
 
 
-def _parquet_rows(path: Path, contract: Contract) -> Iterator[FileRow]:
-    # Imported with the first such file: it takes memory that most replicas never need.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(file.schema_arrow.names, contract)
-            for batch in file.iter_batches(PARQUET_BATCH_ROWS):
-                for row in batch.to_pylist():
-                    yield FileRow(row, orjson.dumps(row, default=str))
-    except (pa.ArrowException, OSError) as error:
-        raise _not_of_format("Parquet", error) from error
+def _parquet_rows(path: Path, contract: Contract, reader: ParquetReader) -> Iterator[FileRow]:
+    with reader.open(path) as table:
+        _check_columns(table.columns, contract)
+        for body in table.rows:
+            yield json_row(body)
 
 
 def _check_columns(names: list[str], contract: Contract) -> None:

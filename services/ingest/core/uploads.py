@@ -28,6 +28,7 @@ from services.ingest.core.limits import (
 from services.ingest.core.objects import store_file
 from services.ingest.core.sources import Sources, Terms
 from services.ingest.core.streams import UPLOAD, Streams, change, committed, position_of, stream
+from services.ingest.ports import ParquetReader
 
 RECORDS_A_MESSAGE_MAX = 10_000
 ROWS_MAX = 10_000_000
@@ -74,6 +75,7 @@ class Uploads:
     sources: Sources
     streams: Streams
     notice: Notice
+    parquet: ParquetReader
     spool: Path | None = None
 
     async def take_records(
@@ -121,9 +123,9 @@ class Uploads:
             path = folder / "file"
             await _receive(path, parts)
             spooled = _Spooled(folder)
-            rows = read_rows(path, format_, terms.contract)
-            while await asyncio.to_thread(_gather_some, terms, key, now, spooled, rows):
-                pass
+            with contextlib.closing(read_rows(path, format_, terms.contract, self.parquet)) as rows:
+                while await asyncio.to_thread(_gather_some, terms, key, now, spooled, rows):
+                    pass
             if not spooled.rows:
                 raise InvalidInputError(
                     f"The file has no rows{' below its header' if format_ == 'csv' else ''}.",

@@ -20,6 +20,7 @@ from services.ingest.core.contract import parse
 from services.ingest.core.files import LINE_BYTES_MAX, FileFormat, read_rows
 from services.ingest.core.uploads import Summary
 from services.ingest.core.violation import Violation
+from services.ingest.outbound.parquet_process import ParquetProcess
 from tests.support.upstream import CONTRACT, TENANT, Ingest, row
 
 ROWS = [row(number) for number in range(30)]
@@ -225,6 +226,6 @@ def test_whatever_stands_in_a_csv_file_every_row_is_read_or_named(
     path = tmp_path_factory.mktemp("file") / "file"
     path.write_bytes(HEADER + content)
 
-    for found in read_rows(path, "csv", parse(CONTRACT)):
+    for found in read_rows(path, "csv", parse(CONTRACT), ParquetProcess()):
         assert isinstance(found.value, dict | Violation)
         assert found.body in content
