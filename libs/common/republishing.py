@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from libs.common import flow
@@ -82,7 +82,7 @@ class Republishing:
         ) as consumer:
             return sum([await self._heal(consumer, topic) for topic in self.topics])
 
-    async def _heal(self, consumer: AIOKafkaConsumer, topic: str) -> int:
+    async def _heal(self, consumer: ConfinedConsumer, topic: str) -> int:
         history = await history_of(consumer, topic)
         if self._seen.get(topic) == history:
             return 0
@@ -126,7 +126,7 @@ class Republishing:
             after = page[-1].place
 
 
-async def _ids_on(consumer: AIOKafkaConsumer, topic: str) -> set[str]:
+async def _ids_on(consumer: ConfinedConsumer, topic: str) -> set[str]:
     """The ids of the events that a topic holds, from PUBLISHED_KEPT_S ago on."""
     since_ms = round((time.time() - PUBLISHED_KEPT_S - SLACK_S) * 1_000)
     await consumer._client.set_topics([topic])  # pyright: ignore[reportPrivateUsage]
@@ -146,6 +146,8 @@ async def _ids_on(consumer: AIOKafkaConsumer, topic: str) -> set[str]:
     ids: set[str] = set()
     while waiting:
         records = await consumer.getmany(*waiting, timeout_ms=READ_MS, max_records=PAGE_ENTRIES)
+        if not records and (troubles := [*consumer.troubles.values()]):
+            raise KafkaError(troubles[0])
         for found in records.values():
             for record in found:
                 ids.update(value.decode() for name, value in record.headers if name == "ce_id")

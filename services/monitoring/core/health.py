@@ -15,8 +15,6 @@ from services.monitoring.core.alerts import Alerts
 from services.monitoring.core.components import Component, State
 from services.monitoring.ports import HealthProbe, History, Meters
 
-DISK = "disk"
-
 
 @dataclass(frozen=True, slots=True)
 class PlatformHealth:
@@ -71,14 +69,14 @@ class HealthWatch:
         self._alerts = alerts
         self._changes = changes
         self._down: dict[str, int] = {}
-        self._low = 0
+        self._low: dict[str, int] = {}
 
     async def look(self) -> None:
         components = await self._health.look()
         self._meters.components(components)
         if self._changes is not None:
             self._changes.see(components)
-        await self._tell_of_the_disk(components)
+        await self._tell_of_the_low(components)
         down = {each.name: each for each in components if each.state is State.NOT_SERVING}
         self._down = {name: self._down.get(name, 0) + 1 for name in down}
         for name, looks in self._down.items():
@@ -90,15 +88,19 @@ class HealthWatch:
                     PLATFORM, cause, "critical", "component.down", name, component.problem
                 )
 
-    async def _tell_of_the_disk(self, components: Sequence[Component]) -> None:
-        """Of little room, while everything still works: later it is too late."""
-        disk = next((each for each in components if each.name == DISK), None)
-        self._low = self._low + 1 if disk and disk.state is State.DEGRADED else 0
-        if disk and self._low == 2:
-            cause = f"low/{DISK}/{disk.checked_at:%Y-%m-%dT%H:%M}"
-            await self._alerts.raise_once(
-                PLATFORM, cause, "warning", "component.low", DISK, disk.problem
-            )
+    async def _tell_of_the_low(self, components: Sequence[Component]) -> None:
+        """Of what is wrong while everything still serves, such as a disk with little room or a
+        partition that cannot be read: later it is too late, and nobody may look by themselves.
+        """
+        low = {each.name: each for each in components if each.state is State.DEGRADED}
+        self._low = {name: self._low.get(name, 0) + 1 for name in low}
+        for name, looks in self._low.items():
+            if looks == 2:
+                component = low[name]
+                cause = f"low/{name}/{component.checked_at:%Y-%m-%dT%H:%M}"
+                await self._alerts.raise_once(
+                    PLATFORM, cause, "warning", "component.low", name, component.problem
+                )
 
 
 class Changes:

@@ -128,8 +128,10 @@ async def test_each_change_is_a_line_of_the_history(journal: Journal) -> None:
     assert noted.happenings[-1].took_s > 0
 
 
-async def test_a_disk_that_gets_full_is_alerted_before_it_is(journal: Journal) -> None:
-    reports = Reports(ingest={"ingest": State.SERVING, "disk": State.DEGRADED})
+@pytest.mark.parametrize("name", ["disk", "ingest"])
+async def test_what_is_wrong_while_it_still_serves_is_alerted(journal: Journal, name: str) -> None:
+    """A disk with little room; a service one of whose partitions cannot be read."""
+    reports = Reports(ingest={"ingest": State.SERVING, name: State.DEGRADED})
     watch = HealthWatch(
         health(reports, "ingest"), PrometheusMeters(), Alerts(journal, SystemClock())
     )
@@ -138,6 +140,7 @@ async def test_a_disk_that_gets_full_is_alerted_before_it_is(journal: Journal) -
 
     (alert,) = await journal.history("platform/alerts/log")
     assert (alert.state["kind"], alert.state["severity"]) == ("component.low", "warning")
+    assert alert.state["subject"] == name
 
 
 def test_the_history_is_given_in_pages() -> None:
