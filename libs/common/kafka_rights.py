@@ -1,6 +1,6 @@
 """Who may do what on Kafka: computed from the producer and consumers columns of `flow.py`.
 
-    producer    writes its topic
+    producer    writes its topic, and reads it: what the log lost, it publishes again
     consumer    reads the topic in a group of its own, and buries in <topic>.dlq
     undertaker  reads every <topic>.dlq, and writes a letter back to its topic when asked
     upstream    `ingest` alone reads upstream.*; an upstream system writes to its one topic
@@ -52,15 +52,17 @@ def rights_of(service: str) -> tuple[Right, ...]:
     consumed = [topic for topic in TOPICS if service in topic.consumers]
     written = {topic.name for topic in TOPICS if topic.producer == service}
     written |= {topic.dead_letters for topic in consumed}
-    read = {topic.name for topic in consumed}
+    consumes = {topic.name for topic in consumed}
+    read = consumes | {topic.name for topic in TOPICS if topic.producer == service}
     if service == UNDERTAKER:
+        consumes |= {topic.dead_letters for topic in TOPICS}
         read |= {topic.dead_letters for topic in TOPICS}
         written |= {topic.name for topic in TOPICS if topic.consumers}
     rights = [
         *(Right(service, Resource.TOPIC, name, Operation.READ) for name in read),
         *(Right(service, Resource.TOPIC, name, Operation.WRITE) for name in written),
     ]
-    if read:
+    if consumes:
         groups = flow.consumer_group(service, "")
         rights.append(Right(service, Resource.GROUP, groups, Operation.READ, prefixed=True))
     if service == UPSTREAM_READER:

@@ -74,7 +74,7 @@ async def test_an_event_that_never_arrived_is_published_at_the_next_start(
         await journal.insert(each)
     await journal.mark_relayed([*lost, *rest])
     # The bus makes only the topics that it reads or writes.
-    collector.bus._router.topics |= {each.name: each for each in (second, other)}
+    collector.bus.router.topics |= {each.name: each for each in (second, other)}
     async with started(collector.bus) as bus:
         access = KafkaAccess(kafka.bootstrap)
 

@@ -69,7 +69,7 @@ def test_a_topic_is_its_producers_and_its_consumers(row: Topic, seen: Mapping[st
         expected = set[str]()
         if who == row.producer or (who == flow.UNDERTAKER and row.consumers):
             expected |= WRITES
-        if who in row.consumers:
+        if who == row.producer or who in row.consumers:
             expected |= READS
         assert may.topics[row.name] == expected, (who, row.name)
 
