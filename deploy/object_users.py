@@ -1,5 +1,7 @@
 """Gives each service a bucket and a user of its own in MinIO, which may reach nothing else.
 
+`security` gets a second one with object lock, to which it adds the audit logs' checkpoints.
+
 `python -m deploy.object_users --secrets FOLDER --address HOST:PORT`; safe to repeat. FOLDER holds
 root_user, root_password and passwords.json, as `deploy.first_start` makes them.
 """
@@ -20,6 +22,8 @@ from urllib3.exceptions import HTTPError
 from deploy.first_start import database
 
 REGION = "us-east-1"
+# docker-compose.yml names it to security.
+CHECKPOINTS = "basalt-checkpoints"
 
 
 def make(folder: Path, address: str) -> None:
@@ -39,9 +43,41 @@ def make(folder: Path, address: str) -> None:
             client.make_bucket(bucket)
         admin.policy_add(bucket, policy=own_bucket(bucket))
         admin.user_add(service, secret_key)
-        attached = json.loads(admin.user_info(service)).get("policyName", "")
-        if attached != bucket:
-            admin.attach_policy([bucket], user=service)
+        _attach(admin, bucket, service)
+    if not client.bucket_exists(CHECKPOINTS):
+        client.make_bucket(CHECKPOINTS, object_lock=True)
+    admin.policy_add(CHECKPOINTS, policy=adding_only(CHECKPOINTS))
+    _attach(admin, CHECKPOINTS, "security")
+
+
+def _attach(admin: MinioAdmin, policy: str, user: str) -> None:
+    attached = json.loads(admin.user_info(user)).get("policyName", "")
+    if policy not in attached.split(","):
+        admin.attach_policy([policy], user=user)
+
+
+def adding_only(bucket: str) -> dict[str, object]:
+    """A policy: what is in the bucket can be read and added to, not deleted or let go."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketVersions"],
+                "Resource": [f"arn:aws:s3:::{bucket}"],
+            },
+            {
+                "Effect": "Allow",
+                "Action": [
+                    "s3:GetObject",
+                    "s3:GetObjectVersion",
+                    "s3:PutObject",
+                    "s3:PutObjectRetention",
+                ],
+                "Resource": [f"arn:aws:s3:::{bucket}/*"],
+            },
+        ],
+    }
 
 
 def own_bucket(bucket: str) -> dict[str, object]:

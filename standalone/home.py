@@ -35,6 +35,7 @@ SERVERS = ("envoy", "kafka")
 # Everything that lies in the folder. What is not listed here is not ours, and is never removed.
 CONTENTS = (
     "basalt.pid",
+    "checkpoints",
     "door",
     "envoy",
     "first-login.txt",
@@ -50,7 +51,7 @@ CONTENTS = (
     "work",
 )
 # What is sealed with the master key, or came into being with what is.
-SEALED = ("first-login.txt", "journals", "objects")
+SEALED = ("checkpoints", "first-login.txt", "journals", "objects")
 
 
 def default_root() -> Path:

@@ -111,6 +111,7 @@ class Stores:
             {
                 "BASALT_JOURNAL": f"sqlite:{root / 'journals'}",
                 "BASALT_OBJECTS": f"directory:{root / 'objects'}",
+                "BASALT_CHECKPOINTS": f"directory:{root / 'checkpoints'}",
             }
         )
 

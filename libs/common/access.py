@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,13 +11,10 @@ from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import structlog
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
 
-from libs.common import telemetry
-from libs.common.clock import Clock
+from libs.common.auditing import Happening, Write, Written
 from libs.common.errors import BasaltError, DependencyError
-from libs.common.identity import Caller, TokenVerifier, acting_tenant
+from libs.common.identity import TokenVerifier, acting_tenant
 from libs.common.pb.basalt.v1 import security_pb2 as pb
 from libs.common.pb.basalt.v1.security_pb2_grpc import AuditServiceStub, IdentityServiceStub
 from libs.common.revocations import Revocation
@@ -30,8 +26,6 @@ USABLE_S_MIN = 5.0
 RETRY_S = 0.5
 RETRY_S_MAX = 5.0
 AUDIT_TIMEOUT_S = 3.0
-REQUEST_CHARACTERS_MAX = 4_000
-SECRET_FIELDS = frozenset({"password", "new_password", "credential", "secret", "token"})
 
 log = structlog.get_logger(__name__)
 
@@ -168,70 +162,25 @@ def verify_by(
     return take
 
 
-class AuditClient:
-    """Writes to security's audit log. No answer, no effect: the call it is for is refused."""
+def audit_writer(peers: Peers) -> Write:
+    """Writes to security's audit log."""
 
-    def __init__(self, peers: Peers, clock: Clock) -> None:
-        self._peers = peers
-        self._clock = clock
-
-    async def record(
-        self, who: Caller, method: str, request: Message | None, decision: str
-    ) -> None:
+    async def write(happening: Happening, _named: str, key: str) -> list[Written]:
         entry = pb.AppendAuditRequest(
-            tenant=who.tenant,
-            actor=who.subject,
-            action=method,
-            resource=resource_of(request),
-            decision=decision,
-            request_json=without_secrets(request),
-            trace_id=telemetry.trace_id(),
-            idempotency_key=self._clock.new_id(),
+            tenant=happening.tenant,
+            actor=happening.actor,
+            action=happening.action,
+            resource=happening.resource,
+            decision=happening.decision,
+            request_json=happening.request_json,
+            trace_id=happening.trace_id,
+            idempotency_key=key,
+            address=happening.address,
+            outcome_of=happening.outcome_of,
         )
-        try:
-            with translated("security"):
-                await self._peers.stub(AuditServiceStub, "security").AppendAudit(
-                    entry, timeout=AUDIT_TIMEOUT_S
-                )
-        except BasaltError as error:
-            raise DependencyError(
-                f"The audit log cannot be written, so {method} is refused.",
-                which="audit",
-                next_step="Try again when `basalt status` shows security serving.",
-            ) from error
+        with translated("security"):
+            stub = peers.stub(AuditServiceStub, "security")
+            answer = await stub.AppendAudit(entry, timeout=AUDIT_TIMEOUT_S)
+        return [Written(happening, answer.record.sequence)]
 
-
-def resource_of(request: Message | None) -> str:
-    """What a request is about, for people: the first of its naming fields that is set."""
-    for field in ("model", "dataset", "source", "pipeline", "name", "id", "job", "tenant"):
-        value = getattr(request, field, "") if request is not None else ""
-        if isinstance(value, str) and value:
-            return f"{field}/{value}"
-    return ""
-
-
-def without_secrets(request: Message | None) -> str:
-    """Canonical JSON of a request; secrets left out, bytes by their digest."""
-    if request is None:
-        return "{}"
-    shown = _without_secrets(MessageToDict(request, preserving_proto_field_name=True))
-    for field, value in request.ListFields():
-        if field.type == field.TYPE_BYTES:
-            parts = [value] if isinstance(value, bytes) else value
-            digests = ["sha256:" + hashlib.sha256(part).hexdigest() for part in parts]
-            shown[field.name] = digests[0] if isinstance(value, bytes) else digests
-    text = json.dumps(shown, sort_keys=True, separators=(",", ":"))
-    if len(text) <= REQUEST_CHARACTERS_MAX:
-        return text
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return json.dumps({"characters": len(text), "sha256": digest}, separators=(",", ":"))
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            name: _without_secrets(inside)
-            for name, inside in value.items()
-            if name not in SECRET_FIELDS
-        }
-    return [_without_secrets(each) for each in value] if isinstance(value, list) else value
+    return write

@@ -9,7 +9,8 @@ from pathlib import Path
 import grpc.aio
 
 from libs.common import stores
-from libs.common.access import AccessWatch, AuditClient, ServiceTokens, verify_by
+from libs.common.access import AccessWatch, ServiceTokens, audit_writer, verify_by
+from libs.common.auditing import Auditing
 from libs.common.bus import Bus, Router
 from libs.common.clock import Clock, SystemClock
 from libs.common.disk import Disk
@@ -42,6 +43,8 @@ class Foundation:
     verifier: TokenVerifier
     tls: ServerTls | None
     kafka: KafkaAccess
+    # What is told of calls, by whatever guard stands before them.
+    auditing: Auditing
 
     @classmethod
     def lay(cls, service: str, settings: CommonSettings) -> Foundation:
@@ -50,17 +53,19 @@ class Foundation:
         credential = settings.service_credential.get_secret_value()
         open_peers = Peers(settings.peers, tls=tls)
         tokens = ServiceTokens(service, credential, open_peers)
+        peers = Peers(settings.peers, tokens, tls)
         return cls(
             service=service,
             settings=settings,
             clock=clock,
             journal=Journal(stores.open_journal(settings.journal, service), clock),
             objects=stores.open_objects(settings, service),
-            peers=Peers(settings.peers, tokens, tls),
+            peers=peers,
             open_peers=open_peers,
             verifier=TokenVerifier(),
             tls=tls,
             kafka=KafkaAccess.of(settings, service),
+            auditing=Auditing(audit_writer(peers), clock),
         )
 
     @property
@@ -79,23 +84,24 @@ class Foundation:
         writes: Sequence[Path] = (),
         on_keys: Callable[[security_pb2.FollowAccessResponse], None] | None = None,
         guard: Guard | None = None,
+        auditing: Auditing | None = None,
         bus: Bus | None = None,
     ) -> Service:
         """The service: stores, access, `parts`, Kafka, relay, gRPC, in that order.
 
         `parts` are the service's own loops and consumers; `checks` its own dependencies,
-        `writes` the folders that it writes besides its stores. `guard`
-        and `bus` are given by a service that makes them itself: security, which is asked by all
-        others and asks nobody, and who publishes outside the journal.
+        `writes` the folders that it writes besides its stores. `guard`, `auditing` and `bus` are
+        given by a service that makes them itself: security, which is asked by all others and asks
+        nobody, and who publishes outside the journal.
         """
+        auditing = auditing or self.auditing
         bus = bus or Bus(self.kafka, router)
         relay = Relay(self.journal, bus)
         republishing = Republishing(self.service, self.journal.store, self.kafka, bus)
         access: list[AccessWatch] = []
         if guard is None:
             access = [AccessWatch(self.peers, self.service, verify_by(self.verifier, on_keys))]
-            auditor = AuditClient(self.peers, self.clock)
-            guard = Guard(self.verifier, Policy.load(), auditor, self.sharing)
+            guard = Guard(self.verifier, Policy.load(), auditing, self.sharing)
         disk = Disk.under([self.settings.journal, self.settings.objects], writes)
         health = Health(
             self.service,
@@ -107,7 +113,7 @@ class Foundation:
                 *([Check("disk", disk.ping)] if disk.folders else []),
                 *checks,
             ],
-            watched=[bus, relay, *access, *parts],
+            watched=[bus, relay, auditing, *access, *parts],
         )
         server = Server(
             self.settings.rpc_listen,
@@ -124,6 +130,7 @@ class Foundation:
                 self.open_peers,
                 self.peers,
                 *access,
+                auditing,
                 *parts,
                 bus,
                 relay,

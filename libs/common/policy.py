@@ -25,18 +25,21 @@ CALLERS_MAX = 2_000
 OPEN = "open"
 PRIVILEGED = "privileged"
 INTERNAL = "internal"
+OBSERVED = "observed"
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
     """`open`: needs no identity. `privileged`: written to the audit log before it takes effect.
 
+    `observed`: reading that is written to the audit log, what is alike within a minute once.
     `internal`: between services; the door has no way to it.
     """
 
     open: bool
     privileged: bool
     internal: bool
+    observed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,10 @@ class Policy:
         """`method` is "basalt.v1.IngestService/PutSource". One that is unknown is neither."""
         kinds = self.kinds(method)
         return Access(
-            open=OPEN in kinds, privileged=PRIVILEGED in kinds, internal=INTERNAL in kinds
+            open=OPEN in kinds,
+            privileged=PRIVILEGED in kinds,
+            internal=INTERNAL in kinds,
+            observed=OBSERVED in kinds,
         )
 
     def decide(self, who: Caller, method: str, request: Message | None) -> Decision:

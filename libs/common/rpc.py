@@ -26,6 +26,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from libs.common import telemetry
+from libs.common.auditing import PERMITTED, REFUSED, Asked
 from libs.common.echo import bounded
 from libs.common.errors import (
     BasaltError,
@@ -78,11 +79,17 @@ log = structlog.get_logger(__name__)
 
 
 class Auditor(Protocol):
-    async def record(
+    """`auditing.Auditing`, which says what is written when."""
+
+    async def asked(
         self, who: Caller, method: str, request: Message | None, decision: str
-    ) -> None:
-        """Returns once the record is durable. Raises DependencyError: then the call is refused."""
-        ...
+    ) -> Asked: ...
+
+    async def observed(
+        self, who: Caller, method: str, request: Message | None, decision: str
+    ) -> None: ...
+
+    def ended(self, asked: Asked, code: str) -> None: ...
 
 
 # The guard.
@@ -99,7 +106,7 @@ class Guard:
 
     @asynccontextmanager
     async def passing(
-        self, method: str, metadata: Metadata, request: Message | None, context: Any
+        self, method: str, metadata: Metadata, request: Message | Stream, context: Any
     ) -> AsyncIterator[None]:
         with telemetry.span(
             method,
@@ -109,41 +116,76 @@ class Guard:
         ) as span:
             set_time_left(context.time_remaining())
             set_caller_address(metadata.get(ADDRESS_HEADER, ""), context.peer())
+            asked: Asked = ()
+            code = "CANCELLED"
             try:
-                who = await self._admit(method, metadata, request)
+                who, asked = await self._admit(method, metadata, request)
                 async with self.sharing.admitted(who, method):
                     yield
+                code = "OK"
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:
                 answer = _told(error)
+                code = answer.code
                 if isinstance(answer, InternalError):
                     log.exception("internal_fault", method=method)
                 elif answer.inside:
                     log.warning("call_failed", method=method, error=answer.whole)
                 telemetry.failed(span, answer.code)
                 await context.abort_with_status(rpc_status.to_status(to_status(answer)))
+            finally:
+                self.auditor.ended(asked, code)
 
     async def _admit(
-        self, method: str, metadata: Metadata, request: Message | None
-    ) -> Caller | None:
-        """Who calls; nobody where the call is open to all."""
+        self, method: str, metadata: Metadata, request: Message | Stream
+    ) -> tuple[Caller | None, Asked]:
+        """Who calls, nobody where the call is open to all; and what the log says was asked."""
         access = self.policy.access(method)
         if access.open:
-            return None
+            return None, ()
         who = self._caller(metadata)
         set_caller(who, metadata.get("idempotency-key", "")[:IDEMPOTENCY_KEY_CHARACTERS_MAX])
         trace.get_current_span().set_attribute(telemetry.TENANT, who.tenant)
-        decision = self.policy.decide(who, method, request)
+        told = None if isinstance(request, Stream) else request
+        decision = self.policy.decide(who, method, told)
+        if isinstance(request, Stream) and decision.allowed and access.privileged:
+            # What a stream is about is in its first message.
+            told = await request.first()
+            decision = self.policy.decide(who, method, told)
+        word = PERMITTED if decision.allowed else REFUSED
+        asked: Asked = ()
         if access.privileged:
-            word = "permitted" if decision.allowed else "refused"
-            await self.auditor.record(who, method, request, word)
+            asked = await self.auditor.asked(who, method, told, word)
+        elif access.observed and not who.is_service:
+            # Services read for jobs and calls that are in the log themselves.
+            await self.auditor.observed(who, method, told, word)
         if not decision.allowed:
             raise decision.refusal(who, method)
-        return who
+        return who, asked
 
     def _caller(self, metadata: Metadata) -> Caller:
         return self.verifier.caller(metadata.get("authorization", ""))
+
+
+class Stream:
+    """The messages that a caller streams; the first can be looked at before the rest is asked."""
+
+    def __init__(self, messages: AsyncIterator[Message]) -> None:
+        self._messages = messages
+        self._first: Message | None = None
+
+    async def first(self) -> Message | None:
+        """None when there is none."""
+        if self._first is None:
+            self._first = await anext(self._messages, None)
+        return self._first
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        if self._first is not None:
+            yield self._first
+        async for message in self._messages:
+            yield message
 
 
 def _told(error: Exception) -> BasaltError:
@@ -201,17 +243,19 @@ def _guarded(handler: Any, guard: Guard, method: str, metadata: Metadata) -> grp
     )
 
     async def answer_one(request: Any, context: Any) -> Any:
-        first = None if handler.request_streaming else request
-        async with guard.passing(method, metadata, first, context):
-            answer = inner(request, context)
+        given = Stream(aiter(request)) if handler.request_streaming else request
+        async with guard.passing(method, metadata, given, context):
+            answer = inner(aiter(given) if isinstance(given, Stream) else given, context)
             return await answer if inspect.isawaitable(answer) else answer
 
     async def answer_many(request: Any, context: Any) -> None:
-        first = None if handler.request_streaming else request
+        given = Stream(aiter(request)) if handler.request_streaming else request
         # Writing, not yielding: a caller that goes away ends handler and span here, in this task.
         async with (
-            guard.passing(method, metadata, first, context),
-            aclosing(inner(request, context)) as answers,
+            guard.passing(method, metadata, given, context),
+            aclosing(
+                inner(aiter(given) if isinstance(given, Stream) else given, context)
+            ) as answers,
         ):
             async for answer in answers:
                 await context.write(answer)

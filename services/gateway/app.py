@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from importlib.metadata import PackageNotFoundError, version
 
-from libs.common.access import AuditClient
 from libs.common.foundation import Foundation
 from libs.common.health import Check
 from libs.common.http import HttpServer
@@ -56,7 +55,7 @@ def build(settings: Settings) -> Service:
     dispatcher = DispatcherSocket(settings.door_folder / DISPATCHER_SOCKET)
     predicting = Predicting(lambda: door.table, triton, dispatcher)
     inference = InferenceServicer(predicting, _version())
-    guard = Guard(base.verifier, policy, AuditClient(base.peers, base.clock), base.sharing)
+    guard = Guard(base.verifier, policy, base.auditing, base.sharing)
     slow_grpc = Server(
         settings.slow_grpc_listen,
         guard,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from libs.common.auditing import FLUSH_S, Auditing
+from libs.common.errors import InvalidInputError
 from libs.common.foundation import Foundation
 from libs.common.kafka import ADMINISTRATOR, KafkaAccess
 from libs.common.policy import Policy
@@ -13,10 +16,13 @@ from libs.common.topics import platform_topics
 from services.security.core.access import Access, Published
 from services.security.core.api_keys import ApiKeys
 from services.security.core.audit import AuditLog
+from services.security.core.checkpoint_keys import CheckpointKeys
+from services.security.core.checkpoints import Checkpoints
 from services.security.core.followers import Followers
 from services.security.core.four_eyes import FourEyes
 from services.security.core.logins import Logins
 from services.security.core.passwords import PasswordRules
+from services.security.core.refused_logins import RefusedLogins
 from services.security.core.roles import Confirmation
 from services.security.core.signing import Signing
 from services.security.core.source_keys import SourceKeys
@@ -29,17 +35,20 @@ from services.security.inbound.rpc import (
     NAMES,
     AuditServicer,
     IdentityServicer,
-    LocalAuditor,
     SigningServicer,
+    local_writer,
 )
 from services.security.inbound.streams import StreamServicer
 from services.security.outbound.argon import Argon2Passwords
+from services.security.outbound.checkpoint_folder import CheckpointFolder
+from services.security.outbound.ed25519_notes import Ed25519Notes
 from services.security.outbound.first_login import FirstLoginFile
 from services.security.outbound.guessing import Zxcvbn
 from services.security.outbound.jose import JoseTokens
 from services.security.outbound.kafka_administration import KafkaAdministrator
 from services.security.outbound.model_signatures import OpenSsfSigner
 from services.security.outbound.sealing import AesGcmSeal
+from services.security.ports import KeptCheckpoints
 from services.security.settings import Settings
 
 # The part of the door that judges every prediction; `gateway` is its control plane.
@@ -48,6 +57,8 @@ DISPATCHER = "dispatcher"
 REFRESH_S = 0.5
 # How soon a Kafka that was away is administered again.
 UPKEEP_S = 1.0
+# How often it is looked which logs are due for a checkpoint.
+LOOK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +67,13 @@ class FirstStart:
 
     access: Access
     users: Users
+    keys: CheckpointKeys
     name: str = "first-start"
 
     async def start(self) -> None:
         await self.access.begin()
         await self.users.begin()
+        await self.keys.begin()
 
     async def stop(self) -> None:
         """Nothing is held."""
@@ -87,6 +100,7 @@ def build(settings: Settings) -> Service:
         Followers(frozenset(settings.service_credentials) - {"security"} | {DISPATCHER}),
     )
     audit = AuditLog(journal, clock)
+    auditing = Auditing(local_writer(audit, access), clock)
     tokens = Tokens(access, token_format, clock)
     passwords, keys = Argon2Passwords(), ApiKeys(journal, clock, access, tokens)
     users = Users(
@@ -107,6 +121,9 @@ def build(settings: Settings) -> Service:
         throttle=Throttle(clock),
         audit=audit,
     )
+    refused = RefusedLogins(audit, access, clock)
+    checkpoint_keys = CheckpointKeys(journal, clock, seal, Ed25519Notes())
+    checkpoints = Checkpoints(journal, clock, checkpoint_keys, _kept(settings))
     credentials = {
         service: secret.get_secret_value()
         for service, secret in settings.service_credentials.items()
@@ -128,20 +145,47 @@ def build(settings: Settings) -> Service:
                 keys,
                 ServiceCredentials(credentials, tokens, access),
                 Confirmation(users),
+                refused,
+                checkpoint_keys,
             ).register,
             SigningServicer(
-                Signing(journal, clock, access, signer, FourEyes(users)), access
+                Signing(journal, clock, access, signer, FourEyes(users)), access, checkpoint_keys
             ).register,
-            AuditServicer(audit, access).register,
+            AuditServicer(audit, access, checkpoints).register,
             StreamServicer(upkeep, settings.replication).register,
         ],
         names=NAMES,
         parts=[
-            FirstStart(access, users),
+            FirstStart(access, users, checkpoint_keys),
             Loop("access", access.refresh, REFRESH_S),
             Loop("kafka-upkeep", upkeep.look, UPKEEP_S),
+            Loop("checkpoint keys", checkpoint_keys.refresh, LOOK_S),
+            Loop("checkpoints", checkpoints.look, LOOK_S),
+            Loop("refused logins", refused.flush, FLUSH_S),
         ],
-        guard=Guard(laid.verifier, Policy.load(), LocalAuditor(audit, access), laid.sharing),
+        guard=Guard(laid.verifier, Policy.load(), auditing, laid.sharing),
+        auditing=auditing,
+    )
+
+
+def _kept(settings: Settings) -> KeptCheckpoints:
+    kind, _, address = settings.checkpoints.partition(":")
+    if kind == "directory":
+        return CheckpointFolder(Path(address))
+    if kind == "s3":
+        # Imported when chosen, as the stores' adapters are.
+        from services.security.outbound.locked_checkpoints import LockedCheckpoints
+
+        return LockedCheckpoints(
+            address,
+            access_key=settings.s3_access_key.get_secret_value(),
+            secret_key=settings.s3_secret_key.get_secret_value(),
+            days=settings.checkpoint_days,
+        )
+    raise InvalidInputError(
+        f"BASALT_CHECKPOINTS is {settings.checkpoints!r}.",
+        which="BASALT_CHECKPOINTS",
+        next_step="Use directory:FOLDER or s3:http://HOST:PORT/BUCKET.",
     )
 
 

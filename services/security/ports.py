@@ -82,6 +82,33 @@ class ManifestSigner(Protocol):
         ...
 
 
+class NoteSigner(Protocol):
+    """Ed25519."""
+
+    def new_key(self) -> tuple[bytes, bytes]:
+        """Its private and its public half, 32 bytes each."""
+        ...
+
+    def sign(self, private: bytes, content: bytes) -> tuple[bytes, bytes]:
+        """The public half and the signature."""
+        ...
+
+
+class KeptCheckpoints(Protocol):
+    """Where checkpoints are beyond the reach of whoever holds security's journal.
+
+    Raises DependencyError, whose `which` is "checkpoints", when it is out of reach.
+    """
+
+    async def keep(self, tenant: str, size: int, note: str) -> None:
+        """Durable when it returns. What is kept of that size already stays."""
+        ...
+
+    async def newest(self, tenant: str) -> str | None:
+        """The note of the largest log that was kept, as it was first."""
+        ...
+
+
 class FirstLoginNote(Protocol):
     """Where the first administrator finds their one-time password, once."""
 

@@ -30,6 +30,13 @@ class Settings(CommonSettings):
     first_login_file: Path = Field(
         description="Where the first administrator's one-time password is written, mode 0600"
     )
+    checkpoints: str = Field(
+        description="Where heads of the audit logs are kept: directory:FOLDER, or"
+        " s3:http://HOST:PORT/BUCKET with object lock"
+    )
+    checkpoint_days: int = Field(
+        400, ge=1, le=36_500, description="How long object lock keeps each of them from changes"
+    )
 
     @model_validator(mode="after")
     def _knows_every_service(self) -> Settings:

@@ -10,11 +10,12 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
+from libs.common.auditing import Auditing, Happening, Written
+from libs.common.clock import SystemClock
 from libs.common.errors import DependencyError
-from libs.common.identity import Caller, TokenVerifier, caller, caller_address
+from libs.common.identity import TokenVerifier, caller, caller_address
 from libs.common.policy import Policy
 from libs.common.rpc import Guard, Peers, Server, ServerTls
 from tests.support.tokens import KeyRing
@@ -29,9 +30,13 @@ entity Tenant;
 entity Role;
 entity User in [Role] {{ tenant: Tenant }};
 entity Service {{ tenant: Tenant }};
-action "open", "privileged", "read", "administer", "across-tenants";
+action "open", "privileged", "observed", "read", "administer", "across-tenants";
 action "{NAME}/Open" in ["open"] appliesTo {{ principal: [User, Service], resource: [Tenant] }};
-action "{NAME}/One", "{NAME}/Many", "{NAME}/Sum", "{NAME}/Chat" in ["read"]
+action "{NAME}/One", "{NAME}/Sum", "{NAME}/Chat" in ["read"]
+  appliesTo {{ principal: [User, Service], resource: [Tenant] }};
+action "{NAME}/Many" in ["read", "observed"]
+  appliesTo {{ principal: [User, Service], resource: [Tenant] }};
+action "{NAME}/Upload" in ["read", "privileged"]
   appliesTo {{ principal: [User, Service], resource: [Tenant] }};
 action "{NAME}/Administer" in ["administer", "privileged"]
   appliesTo {{ principal: [User, Service], resource: [Tenant] }};
@@ -44,15 +49,18 @@ class MemoryAudit:
     """Keeps what is recorded, unless it is down."""
 
     down: bool = False
-    records: list[tuple[str, str, str]] = field(default_factory=list)
+    log: list[Happening] = field(default_factory=list)
 
-    async def record(
-        self, who: Caller, method: str, request: Message | None, decision: str
-    ) -> None:
+    @property
+    def records(self) -> list[tuple[str, str, str]]:
+        return [(each.actor, each.action.rpartition("/")[2], each.decision) for each in self.log]
+
+    async def write(self, happening: Happening, _named: str, _key: str) -> list[Written]:
         await asyncio.sleep(0)
         if self.down:
             raise DependencyError("The audit log cannot be written.", which="audit")
-        self.records.append((who.subject, method.rpartition("/")[2], decision))
+        self.log.append(happening)
+        return [Written(happening, len(self.log))]
 
 
 @dataclass
@@ -90,8 +98,13 @@ class Echo:
         return request
 
     async def administer(self, request: StringValue, _context: Any) -> StringValue:
-        self._begin("Administer")
-        return request
+        try:
+            self._begin("Administer")
+            if self.hangs:
+                await asyncio.Event().wait()
+            return request
+        finally:
+            self.ended.append("Administer")
 
     async def many(self, request: StringValue, _context: Any) -> AsyncIterator[StringValue]:
         try:
@@ -107,6 +120,10 @@ class Echo:
 
     async def sum(self, requests: AsyncIterator[StringValue], _context: Any) -> StringValue:
         self._begin("Sum")
+        return StringValue(value="".join([request.value async for request in requests]))
+
+    async def upload(self, requests: AsyncIterator[StringValue], _context: Any) -> StringValue:
+        self._begin("Upload")
         return StringValue(value="".join([request.value async for request in requests]))
 
     async def chat(
@@ -127,6 +144,7 @@ class Echo:
             "Administer": grpc.unary_unary_rpc_method_handler(self.administer, **code),  # pyright: ignore[reportArgumentType]
             "Many": grpc.unary_stream_rpc_method_handler(self.many, **code),  # pyright: ignore[reportArgumentType]
             "Sum": grpc.stream_unary_rpc_method_handler(self.sum, **code),  # pyright: ignore[reportArgumentType]
+            "Upload": grpc.stream_unary_rpc_method_handler(self.upload, **code),  # pyright: ignore[reportArgumentType]
             "Chat": grpc.stream_stream_rpc_method_handler(self.chat, **code),  # pyright: ignore[reportArgumentType]
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
@@ -145,6 +163,7 @@ class EchoStub:
         self.Administer = channel.unary_unary(f"/{NAME}/Administer", **code)
         self.Many = channel.unary_stream(f"/{NAME}/Many", **code)
         self.Sum = channel.stream_unary(f"/{NAME}/Sum", **code)
+        self.Upload = channel.stream_unary(f"/{NAME}/Upload", **code)
         self.Chat = channel.stream_stream(f"/{NAME}/Chat", **code)
         self.Unknown = channel.unary_unary(f"/{NAME}/Unknown", **code)
 
@@ -163,6 +182,7 @@ class Token:
 class Running:
     echo: Echo
     audit: MemoryAudit
+    auditing: Auditing
     server: Server
     address: str
     verifier: TokenVerifier
@@ -188,11 +208,18 @@ async def running_echo(
     tls: Callable[[str], ServerTls] | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[Running]:
     echo, audit, verifier = Echo(), MemoryAudit(), RING.verifier()
-    guard = Guard(verifier, Policy(POLICY, SCHEMA), audit)
+    auditing = Auditing(audit.write, SystemClock())
+    guard = Guard(verifier, Policy(POLICY, SCHEMA), auditing)
     server = Server("127.0.0.1:0", guard, [echo.register], [NAME], tls("echo") if tls else None)
     await server.start()
     running = Running(
-        echo, audit, server, f"{host}:{server.port}", verifier, tls("caller") if tls else None
+        echo,
+        audit,
+        auditing,
+        server,
+        f"{host}:{server.port}",
+        verifier,
+        tls("caller") if tls else None,
     )
     try:
         yield running

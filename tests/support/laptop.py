@@ -131,6 +131,7 @@ def on_servers(root: Path) -> Stores:
         {
             "BASALT_JOURNAL": f"{ferretdb.url}basalt",
             "BASALT_OBJECTS": f"s3:{minio.url}/basalt",
+            "BASALT_CHECKPOINTS": f"s3:{minio.url}/basalt-checkpoints",
             "BASALT_S3_ACCESS_KEY": minio.access_key,
             "BASALT_S3_SECRET_KEY": minio.secret_key,
         },

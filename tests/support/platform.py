@@ -147,6 +147,7 @@ def security_settings(security: Security) -> Settings:
             service: SecretStr(secret) for service, secret in security.credentials.items()
         },
         first_login_file=security.folder / "first-login.txt",
+        checkpoints=f"directory:{security.folder / 'checkpoints'}",
     )
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Collection
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from libs.common.auditing import DECISIONS, Happening
 from libs.common.clock import Clock
 from libs.common.errors import (
     BasaltError,
@@ -28,9 +27,9 @@ from libs.common.stores.ports import Entry
 
 # The hash before the first record.
 GENESIS = "0" * 64
-PERMITTED = "permitted"
-REFUSED = "refused"
-DECISIONS = (PERMITTED, REFUSED)
+KIND = "audit"
+# In the hash only where they say something.
+LATER = frozenset({"address", "outcome_of"})
 TEXT_CHARACTERS_MAX = 512
 REQUEST_CHARACTERS_MAX = 16_000
 # Races lost to other replicas before the caller is told to come back.
@@ -39,7 +38,10 @@ EXPORT_RECORDS_MAX = 200
 
 
 class Record(BaseModel):
-    """`at` is UTC in RFC 3339 with microseconds: 2026-01-31T08:15:00.000123Z."""
+    """`at` is UTC in RFC 3339 with microseconds: 2026-01-31T08:15:00.000123Z.
+
+    Fields that came later are not in the hash while they are empty, so that old chains hold.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,6 +54,9 @@ class Record(BaseModel):
     decision: str
     request_json: str
     trace_id: str
+    # Came later.
+    address: str = ""
+    outcome_of: int = 0
     previous_hash: str = ""
     hash: str = ""
 
@@ -63,31 +68,13 @@ class Record(BaseModel):
 def hash_of(previous_hash: str, record: Record) -> str:
     """Hex SHA-256 of the previous hash, a line feed, and the record's canonical JSON."""
     content = record.model_dump(exclude={"previous_hash", "hash"})
+    content = {name: value for name, value in content.items() if value or name not in LATER}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(f"{previous_hash}\n{canonical}".encode()).hexdigest()
 
 
 def written(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """What is to be recorded; the log adds sequence, time and hashes."""
-
-    tenant: str
-    actor: str
-    action: str
-    resource: str
-    decision: str
-    request_json: str
-    trace_id: str
-
-    def seen_by(self, named: str, tenants: Collection[str]) -> list[Happening]:
-        """This, and what the log of another tenant that the call names says of it."""
-        if named == self.tenant or named not in tenants:
-            return [self]
-        return [self, replace(self, tenant=named, actor=f"{self.tenant}/{self.actor}")]
 
 
 class AuditLog:
@@ -152,6 +139,8 @@ class AuditLog:
             decision=happening.decision,
             request_json=_bounded(happening.request_json, REQUEST_CHARACTERS_MAX),
             trace_id=_bounded(happening.trace_id),
+            address=_bounded(happening.address),
+            outcome_of=happening.outcome_of,
         ).chained(previous.hash if previous else GENESIS)
 
     async def newest(
@@ -183,7 +172,7 @@ class AuditLog:
 
 
 def log_of(tenant: str) -> str:
-    return aggregate(tenant, "audit", "log")
+    return aggregate(tenant, KIND, "log")
 
 
 def _bounded(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libs.common import telemetry
+from libs.common.auditing import PERMITTED, Happening
 from libs.common.clock import Clock
 from libs.common.errors import PreconditionError, UnauthenticatedError
 from libs.common.identity import PLATFORM, Caller, caller_address
@@ -12,7 +13,7 @@ from libs.common.journal import Change
 from libs.common.revocations import Revocation
 from libs.common.stores.ports import Entry
 from services.security.core.accounts import ONE_TIME_PASSWORD_S, User, UserState
-from services.security.core.audit import PERMITTED, REFUSED, AuditLog, Happening
+from services.security.core.audit import AuditLog
 from services.security.core.names import is_user
 from services.security.core.passwords import PasswordRules, normal
 from services.security.core.throttle import Throttle
@@ -132,7 +133,6 @@ class Logins:
         if user is None:
             raise _unproven()
         if not matches or user.state.disabled:
-            await self._record(tenant, name, action, REFUSED)
             raise _unproven()
         if user.state.password_must_change:
             self._require_not_expired(user)
@@ -179,7 +179,16 @@ class Logins:
     async def _record(self, tenant: str, name: str, action: str, decision: str) -> None:
         trace_id = telemetry.trace_id()
         await self.audit.before(
-            Happening(tenant, name, action, f"name/{name}", decision, "{}", trace_id)
+            Happening(
+                tenant,
+                name,
+                action,
+                f"name/{name}",
+                decision,
+                "{}",
+                trace_id,
+                address=caller_address(),
+            )
         )
 
 

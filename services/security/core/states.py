@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from services.security.core import accounts, api_keys, revoking, signing, users
+from services.security.core import (
+    accounts,
+    api_keys,
+    checkpoints,
+    revoking,
+    signing,
+    users,
+)
+from services.security.core import checkpoint_keys as keys
 from services.security.core.access import AccessState
 from services.security.core.audit import Record
 
@@ -16,6 +24,9 @@ STATES: Mapping[str, type[BaseModel]] = {
     api_keys.KIND: api_keys.KeyState,
     api_keys.QUOTA_KIND: api_keys.QuotaState,
     revoking.KIND: revoking.RevokedState,
+    checkpoints.KIND: checkpoints.Checkpoint,
+    checkpoints.TILE_KIND: checkpoints.Tile,
+    keys.KIND: keys.KeysState,
     signing.KIND: signing.Signature,
     users.KIND: accounts.UserState,
 }

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from libs.common import telemetry
-from libs.common.access import resource_of, without_secrets
-from libs.common.errors import InvalidInputError
-from libs.common.identity import PLATFORM, Caller, caller
+from libs.common.auditing import Happening, Write, Written
+from libs.common.errors import BasaltError, DependencyError, InvalidInputError
+from libs.common.identity import PLATFORM, caller
 from libs.common.pb.basalt.v1 import common_pb2, security_pb2_grpc
 from libs.common.pb.basalt.v1 import security_pb2 as pb
 from libs.common.stores.ports import Entry
 from services.security.core.access import Access, Published
 from services.security.core.accounts import User
 from services.security.core.api_keys import ApiKey, ApiKeys
-from services.security.core.audit import AuditLog, Happening, Record
+from services.security.core.audit import AuditLog, Record
+from services.security.core.checkpoint_keys import CheckpointKeys
+from services.security.core.checkpoints import Checkpoints
 from services.security.core.followers import News
 from services.security.core.grants import RolesAsked
-from services.security.core.logins import Logins
+from services.security.core.logins import CHANGE_PASSWORD, LOGIN, Logins
+from services.security.core.refused_logins import RefusedLogins
 from services.security.core.roles import Confirmation
 from services.security.core.signing import Signing
 from services.security.core.tokens import TOKEN_LIFE_S, ServiceCredentials
 from services.security.core.users import Users
 
+T = TypeVar("T")
 NAMES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
 
 
@@ -44,6 +45,8 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
         keys: ApiKeys,
         services: ServiceCredentials,
         confirmation: Confirmation,
+        refused: RefusedLogins,
+        checkpoint_keys: CheckpointKeys,
     ) -> None:
         self._access = access
         self._users = users
@@ -51,6 +54,8 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
         self._keys = keys
         self._services = services
         self._confirmation = confirmation
+        self._refused = refused
+        self._checkpoint_keys = checkpoint_keys
 
     def register(self, server: grpc.aio.Server) -> None:
         security_pb2_grpc.add_IdentityServiceServicer_to_server(self, server)
@@ -58,7 +63,8 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
     async def Login(  # noqa: N802
         self, request: pb.LoginRequest, context: Any
     ) -> pb.LoginResponse:
-        login = await self._logins.login(request.tenant, request.name, request.password)
+        with_password = self._logins.login(request.tenant, request.name, request.password)
+        login = await self._noted(request, LOGIN, with_password)
         return pb.LoginResponse(
             token=login.issued.token,
             expires_at=_seconds(login.issued.expires_at),
@@ -85,10 +91,26 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
     async def ChangePassword(  # noqa: N802
         self, request: pb.ChangePasswordRequest, context: Any
     ) -> pb.ChangePasswordResponse:
-        await self._logins.change_password(
+        change = self._logins.change_password(
             request.tenant, request.name, request.password, request.new_password
         )
+        await self._noted(request, CHANGE_PASSWORD, change)
         return pb.ChangePasswordResponse(in_force=await self._in_force())
+
+    async def _noted(
+        self,
+        request: pb.LoginRequest | pb.ChangePasswordRequest,
+        action: str,
+        call: Coroutine[Any, Any, T],
+    ) -> T:
+        """These calls have no caller yet, so the guard cannot say in the log who was refused."""
+        try:
+            return await call
+        except DependencyError:
+            raise
+        except BasaltError as error:
+            await self._refused.note(request.tenant, request.name, action, error)
+            raise
 
     async def GetJwks(  # noqa: N802
         self, request: pb.GetJwksRequest, context: Any
@@ -184,7 +206,9 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
     async def RotateKeys(  # noqa: N802
         self, request: pb.RotateKeysRequest, context: Any
     ) -> pb.RotateKeysResponse:
-        key_id = await self._access.rotate(TOKEN_LIFE_S, caller().subject)
+        by = caller().subject
+        await self._checkpoint_keys.rotate(by)
+        key_id = await self._access.rotate(TOKEN_LIFE_S, by)
         return pb.RotateKeysResponse(key_id=key_id)
 
     async def WatchAccess(  # noqa: N802
@@ -217,9 +241,10 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
 
 
 class SigningServicer(security_pb2_grpc.SigningServiceServicer):
-    def __init__(self, signing: Signing, access: Access) -> None:
+    def __init__(self, signing: Signing, access: Access, keys: CheckpointKeys) -> None:
         self._signing = signing
         self._access = access
+        self._checkpoint_keys = keys
 
     def register(self, server: grpc.aio.Server) -> None:
         security_pb2_grpc.add_SigningServiceServicer_to_server(self, server)
@@ -251,14 +276,16 @@ class SigningServicer(security_pb2_grpc.SigningServiceServicer):
     ) -> pb.GetSigningKeysResponse:
         pems = self._access.state.signing_pems()
         return pb.GetSigningKeysResponse(
-            keys=[pb.SigningKey(key_id=key, public_key_pem=pem) for key, pem in pems.items()]
+            keys=[pb.SigningKey(key_id=key, public_key_pem=pem) for key, pem in pems.items()],
+            checkpoint_keys=self._checkpoint_keys.verifier_keys(),
         )
 
 
 class AuditServicer(security_pb2_grpc.AuditServiceServicer):
-    def __init__(self, audit: AuditLog, access: Access) -> None:
+    def __init__(self, audit: AuditLog, access: Access, checkpoints: Checkpoints) -> None:
         self._audit = audit
         self._access = access
+        self._checkpoints = checkpoints
 
     def register(self, server: grpc.aio.Server) -> None:
         security_pb2_grpc.add_AuditServiceServicer_to_server(self, server)
@@ -274,6 +301,8 @@ class AuditServicer(security_pb2_grpc.AuditServiceServicer):
             decision=request.decision,
             request_json=request.request_json,
             trace_id=request.trace_id,
+            address=request.address,
+            outcome_of=request.outcome_of,
         )
         record = await self._audit.append(happening, request.idempotency_key)
         return pb.AppendAuditResponse(record=_record(record))
@@ -294,28 +323,44 @@ class AuditServicer(security_pb2_grpc.AuditServiceServicer):
             last = records[-1].sequence
             yield pb.ExportAuditResponse(records=map(_record, records))
 
-
-@dataclass(frozen=True, slots=True)
-class LocalAuditor:
-    """Writes security's own privileged calls to its log, and to the log of a tenant they name."""
-
-    audit: AuditLog
-    access: Access
-
-    async def record(
-        self, who: Caller, method: str, request: Message | None, decision: str
-    ) -> None:
-        happening = Happening(
-            tenant=who.tenant,
-            actor=who.subject,
-            action=method,
-            resource=resource_of(request),
-            decision=decision,
-            request_json=without_secrets(request),
-            trace_id=telemetry.trace_id(),
+    async def GetAuditCheckpoint(  # noqa: N802
+        self, request: pb.GetAuditCheckpointRequest, context: Any
+    ) -> pb.GetAuditCheckpointResponse:
+        tenant = self._access.known_tenant(request.tenant or caller().tenant)
+        made = await self._checkpoints.newest(tenant)
+        return pb.GetAuditCheckpointResponse(
+            note=made.note,
+            size=made.size,
+            verifier_key=self._checkpoints.keys.verifier_key(made.key_id),
         )
-        for each in happening.seen_by(getattr(request, "tenant", ""), self.access.state.tenants):
-            await self.audit.before(each)
+
+    async def ProveAudit(  # noqa: N802
+        self, request: pb.ProveAuditRequest, context: Any
+    ) -> pb.ProveAuditResponse:
+        tenant = self._access.known_tenant(request.tenant or caller().tenant)
+        answer = pb.ProveAuditResponse(
+            consistency=await self._checkpoints.consistency(
+                tenant, request.first_size, request.second_size
+            )
+        )
+        if request.sequence:
+            answer.inclusion.extend(
+                await self._checkpoints.inclusion(tenant, request.sequence, request.second_size)
+            )
+        return answer
+
+
+def local_writer(audit: AuditLog, access: Access) -> Write:
+    """Writes security's own calls to its log, and to the log of a tenant that they name."""
+
+    async def write(happening: Happening, named: str, key: str) -> list[Written]:
+        tenants = access.state.tenants
+        return [
+            Written(each, (await audit.append(each, key)).sequence)
+            for each in happening.seen_by(named, tenants)
+        ]
+
+    return write
 
 
 # Conversions.
@@ -430,6 +475,8 @@ def _record(record: Record) -> pb.AuditRecord:
         decision=record.decision,
         request_json=record.request_json,
         trace_id=record.trace_id,
+        address=record.address,
+        outcome_of=record.outcome_of,
         previous_hash=record.previous_hash,
         hash=record.hash,
     )

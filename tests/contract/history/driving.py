@@ -44,6 +44,7 @@ from tools.servers import Triton
 READER, READER_PASSWORD = "olga", "a password of samples alone"
 READER_ROLES = ("administrator", "engineer", "reviewer", "operator", "auditor")
 WITHIN_S = 120.0
+AUDIT_CALLS = 256
 # What no consumer can read says that it comes from there, and is not sampled.
 UNREADABLE = "/samples/unreadable"
 SMALL = "beds"
@@ -144,6 +145,10 @@ class Rest:
         )
         reader = await log_in(self.platform.door, TENANT, READER, made.one_time_password)
         await reader.call(reader.identity.RenewToken, security_pb2.RenewTokenRequest())
+        # As many records as a kept subtree of the audit log has.
+        for _ in range(AUDIT_CALLS):
+            await reader.call(reader.identity.RenewToken, security_pb2.RenewTokenRequest())
+        await reader.call(reader.audit.GetAuditCheckpoint, security_pb2.GetAuditCheckpointRequest())
         await reader.call(reader.identity.Logout, security_pb2.LogoutRequest())
         await reader.close()
         for name in ("tom", "tina"):

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 
 from libs.common import flow, senders
 from libs.common.access import AccessWatch, ServiceTokens, verify_by
+from libs.common.auditing import Asked
 from libs.common.bus import Bus, Router
 from libs.common.clock import SystemClock
 from libs.common.events import AlertRaised, DriftDetected, Event, PredictionsServed
@@ -70,8 +71,14 @@ class TrainedCandidate(Candidate):
 
 
 class Unaudited:
-    async def record(self, *_: Any) -> None:
-        """The registry's reads are not privileged."""
+    async def asked(self, *_: Any) -> Asked:
+        return ()
+
+    async def observed(self, *_: Any) -> None:
+        """The registry's reads are told nobody here."""
+
+    def ended(self, *_: Any) -> None:
+        """As little as they began."""
 
 
 @asynccontextmanager

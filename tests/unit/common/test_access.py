@@ -13,20 +13,14 @@ import grpc.aio
 import pytest
 
 from libs.common import access as access_module
-from libs.common.access import (
-    REQUEST_CHARACTERS_MAX,
-    AccessWatch,
-    AuditClient,
-    ServiceTokens,
-    resource_of,
-    verify_by,
-    without_secrets,
-)
+from libs.common.access import AccessWatch, ServiceTokens, audit_writer, verify_by
+from libs.common.auditing import Auditing
 from libs.common.clock import SystemClock
 from libs.common.errors import DependencyError, UnauthenticatedError
 from libs.common.identity import Caller, TokenVerifier, acting_for
 from libs.common.pb.basalt.v1 import ingest_pb2, security_pb2_grpc
 from libs.common.pb.basalt.v1 import security_pb2 as pb
+from libs.common.redaction import REQUEST_CHARACTERS_MAX, resource_of, without_secrets
 from libs.common.rpc import Peers
 from tests.support.eventually import eventually
 from tests.support.tokens import KeyRing
@@ -72,7 +66,7 @@ class Security(security_pb2_grpc.IdentityServiceServicer, security_pb2_grpc.Audi
         if self.away:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
         self.audited.append(request)
-        return pb.AppendAuditResponse()
+        return pb.AppendAuditResponse(record=pb.AuditRecord(sequence=len(self.audited)))
 
 
 @asynccontextmanager
@@ -191,23 +185,29 @@ async def test_without_security_a_start_does_not_wait(monkeypatch: pytest.Monkey
 
 async def test_what_is_audited_says_who_what_and_about_which() -> None:
     async with serving() as (security, peers):
-        audit = AuditClient(peers, SystemClock())
+        audit = Auditing(audit_writer(peers), SystemClock())
         request = pb.LoginRequest(tenant="acme", password="hunter2")
 
-        await audit.record(ADA, "basalt.v1.IdentityService/Login", request, "permitted")
+        asked = await audit.asked(ADA, "basalt.v1.IdentityService/Login", request, "permitted")
 
         (entry,) = security.audited
         assert (entry.tenant, entry.actor, entry.decision) == ("acme", "ada", "permitted")
         assert entry.resource == "tenant/acme"
         assert json.loads(entry.request_json) == {"tenant": "acme"}
 
+        audit.ended(asked, "NOT_FOUND")
+        await audit.tell_all()
+
+        assert (security.audited[1].decision, security.audited[1].outcome_of) == ("failed", 1)
+
 
 async def test_without_the_audit_log_the_call_is_refused() -> None:
     async with serving() as (security, peers):
         security.away = True
 
+        audit = Auditing(audit_writer(peers), SystemClock())
         with pytest.raises(DependencyError, match="Login is refused") as refusal:
-            await AuditClient(peers, SystemClock()).record(ADA, "Login", None, "permitted")
+            await audit.asked(ADA, "Login", None, "permitted")
 
         assert refusal.value.which == "audit"
 

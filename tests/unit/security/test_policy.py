@@ -63,6 +63,28 @@ PRIVILEGED = {
     "basalt.v1.IngestService/CreateSourceKey",
     "basalt.v1.IngestService/RotateSourceKey",
     "basalt.v1.IngestService/RevokeSourceKey",
+    "basalt.v1.IngestService/PutSource",
+    "basalt.v1.IngestService/UploadRecords",
+    "basalt.v1.IngestService/UploadFile",
+    "basalt.v1.IngestService/SealDataset",
+    "basalt.v1.IngestService/MendQuarantined",
+    "basalt.v1.IngestService/ReplayQuarantined",
+    "basalt.v1.TrainerService/PutPipeline",
+    "basalt.v1.TrainerService/RunPipeline",
+    "basalt.v1.TrainerService/CancelJob",
+    "basalt.v1.ModelService/SetAlias",
+}
+OBSERVED = {
+    "basalt.v1.AuditService/ListAudit",
+    "basalt.v1.AuditService/ExportAudit",
+    "basalt.v1.AuditService/GetAuditCheckpoint",
+    "basalt.v1.AuditService/ProveAudit",
+    "basalt.v1.IngestService/ReadDataset",
+    "basalt.v1.IngestService/ListQuarantine",
+    "basalt.v1.IngestService/GetQuarantined",
+    "basalt.v1.TrainerService/FollowJobLog",
+    "basalt.v1.ModelService/ReadModelVersion",
+    "basalt.v1.MonitoringService/ListDeadLetters",
 }
 STREAMS = (
     "basalt.v1.StreamService/PutStream",
@@ -83,6 +105,8 @@ MATRIX = {
     "basalt.v1.IdentityService/ListUsers": {"administrator", "platform administrator", "auditor"},
     "basalt.v1.AuditService/ListAudit": {"auditor"},
     "basalt.v1.AuditService/ExportAudit": {"auditor"},
+    "basalt.v1.AuditService/GetAuditCheckpoint": {"auditor", "platform administrator"},
+    "basalt.v1.AuditService/ProveAudit": {"auditor", "platform administrator"},
     "basalt.v1.IngestService/PutSource": {"engineer"},
     "basalt.v1.IngestService/UploadFile": {"engineer"},
     "basalt.v1.IngestService/MendQuarantined": {"engineer"},
@@ -151,7 +175,12 @@ def test_every_method_of_every_contract_is_known_and_no_other(policy: Policy) ->
 @pytest.mark.parametrize("method", METHODS)
 def test_access(policy: Policy, method: str) -> None:
     internal = method in ONLY_SERVICES or method in INTERNAL
-    expected = Access(open=method in OPEN, privileged=method in PRIVILEGED, internal=internal)
+    expected = Access(
+        open=method in OPEN,
+        privileged=method in PRIVILEGED,
+        internal=internal,
+        observed=method in OBSERVED,
+    )
     assert policy.access(method) == expected
 
 

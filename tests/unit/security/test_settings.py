@@ -18,6 +18,7 @@ COMPLETE = {
     "BASALT_SERVICE_CREDENTIALS": json.dumps({"ingest": "open-sesame"}),
     "BASALT_MASTER_KEY": base64.b64encode(bytes(32)).decode(),
     "BASALT_FIRST_LOGIN_FILE": "/nowhere/first-login.txt",
+    "BASALT_CHECKPOINTS": "directory:/nowhere/checkpoints",
 }
 
 

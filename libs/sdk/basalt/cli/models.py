@@ -156,8 +156,8 @@ def approve(
 ) -> None:
     """Approve a version that passed its gates; it is signed.
 
-    Not for those who wrote its pipeline, ran it, made the key that did, or made you a reviewer
-    within 24 hours.
+    Not by those who wrote its pipeline, ran it, made the key that did, nor by
+    whom one of these made a reviewer within 24 hours.
 
     Example: basalt model approve tumour 2 --comment "Better recall"
     """

@@ -1,53 +1,40 @@
-"""`monitor`, `trace`, `audit`, `deadletter`: what happens, and what happened."""
+"""`monitor`, `trace`, `deadletter`: what happens, and what happened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToJson, Parse, ParseError
 from rich.text import Text
 from rich.tree import Tree
 
-from basalt import audit as chain
 from basalt.cli.client import pages, platform
 from basalt.cli.output import (
     Json,
     Limit,
     as_json,
-    complain,
     console,
-    done,
     fields,
     listed,
     mark,
     plain,
-    read_text,
     say,
-    short,
     table,
     told,
     when,
 )
-from basalt.client import Client
-from basalt.errors import InvalidInputError
 from basalt.pb.basalt.v1 import monitoring_pb2 as pb
-from basalt.pb.basalt.v1 import security_pb2
 
 FEATURES_SHOWN = 12
 # Of every call between the services; where a tree is deep it takes the room of what tells.
 PACKAGE = "basalt.v1."
 CHANCE = Text("~", style="yellow")
 monitor = typer.Typer(help="Serving, drift, alerts.", no_args_is_help=True)
-audit = typer.Typer(help="The hash-chained audit log.", no_args_is_help=True)
 deadletters = typer.Typer(help="Events that could not be handled.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
     app.add_typer(monitor, name="monitor")
-    app.add_typer(audit, name="audit")
     app.add_typer(deadletters, name="deadletter")
     app.command()(trace)
 
@@ -227,105 +214,6 @@ def span_tree(trace_id: str, spans: list[pb.Span]) -> Tree:
         )
         waiting += [(grown, child) for child in reversed(children.get(span.span_id, []))]
     return tree
-
-
-@audit.command("list")
-def list_audit(
-    action: Annotated[str, typer.Option(help="Of one action only.")] = "",
-    limit: Limit = 50,
-    json: Json = False,
-) -> None:
-    """List who did what, newest first.
-
-    Example: basalt audit list
-    """
-    request = security_pb2.ListAuditRequest(action=action)
-    with platform() as client:
-        found = pages(client, client.audit.ListAudit, request, "records", limit)
-    listed(
-        found,
-        json,
-        "Audit",
-        ("no.", "at", "who", "what", "on", "decision", "hash"),
-        lambda r: (
-            r.sequence,
-            when(r.at),
-            r.actor,
-            r.action,
-            r.resource,
-            r.decision,
-            short(r.hash),
-        ),
-    )
-
-
-@audit.command("export")
-def export_audit(
-    to: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")],
-    json: Json = False,
-) -> None:
-    """Write the whole chain to a file, for others to verify.
-
-    Example: basalt audit export audit.jsonl
-    """
-    count = 0
-    with platform() as client, to.open("w") as file:
-        for record in _chain(client):
-            file.write(MessageToJson(record, indent=None, preserving_proto_field_name=True) + "\n")
-            count += 1
-    told({"file": str(to), "records": count}, json, f"{count} records are in {to}.")
-
-
-@audit.command("verify")
-def verify_audit(
-    file: Annotated[
-        Path | None, typer.Argument(help="An export; empty: the platform's own.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Verify every link of the chain yourself. Exits 1 if one does not hold.
-
-    Example: basalt audit verify
-    """
-    if file is not None:
-        records = list(_exported(file))
-        if not records:
-            raise InvalidInputError(
-                f"{file} is empty: there is no record to verify.",
-                which=str(file),
-                next_step="Give a file that `basalt audit export` wrote.",
-            )
-    else:
-        with platform() as client:
-            records = list(_chain(client))
-    problems = chain.verify(records)
-    head = records[-1].hash if records else ""
-    if json:
-        found = [{"sequence": each.sequence, "what": each.what} for each in problems]
-        as_json({"records": len(records), "head": head, "problems": found})
-    elif not problems:
-        done(f"{len(records)} records, every link holds; the head is {short(head) or 'empty'}.")
-    for problem in problems:
-        complain(str(problem), "")
-    if problems:
-        raise typer.Exit(1)
-
-
-def _exported(file: Path) -> Iterator[security_pb2.AuditRecord]:
-    for number, line in enumerate(read_text(file).splitlines(), 1):
-        try:
-            yield Parse(line, security_pb2.AuditRecord())
-        except ParseError as error:
-            raise InvalidInputError(
-                f"Line {number} of {file} is no audit record: {error}",
-                which=str(file),
-                next_step="Give a file that `basalt audit export` wrote.",
-            ) from error
-
-
-def _chain(client: Client) -> Iterator[security_pb2.AuditRecord]:
-    for answer in client.stream(client.audit.ExportAudit, security_pb2.ExportAuditRequest()):
-        yield from answer.records
 
 
 @deadletters.command("list")

@@ -445,13 +445,15 @@ class SigningKey(_message.Message):
     def __init__(self, key_id: _Optional[str] = ..., public_key_pem: _Optional[str] = ...) -> None: ...
 
 class GetSigningKeysResponse(_message.Message):
-    __slots__ = ("keys",)
+    __slots__ = ("keys", "checkpoint_keys")
     KEYS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_KEYS_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedCompositeFieldContainer[SigningKey]
-    def __init__(self, keys: _Optional[_Iterable[_Union[SigningKey, _Mapping]]] = ...) -> None: ...
+    checkpoint_keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, keys: _Optional[_Iterable[_Union[SigningKey, _Mapping]]] = ..., checkpoint_keys: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AuditRecord(_message.Message):
-    __slots__ = ("tenant", "sequence", "at", "actor", "action", "resource", "decision", "request_json", "trace_id", "previous_hash", "hash")
+    __slots__ = ("tenant", "sequence", "at", "actor", "action", "resource", "decision", "request_json", "trace_id", "previous_hash", "hash", "address", "outcome_of")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
@@ -463,6 +465,8 @@ class AuditRecord(_message.Message):
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_HASH_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_OF_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     sequence: int
     at: _timestamp_pb2.Timestamp
@@ -474,10 +478,12 @@ class AuditRecord(_message.Message):
     trace_id: str
     previous_hash: str
     hash: str
-    def __init__(self, tenant: _Optional[str] = ..., sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., action: _Optional[str] = ..., resource: _Optional[str] = ..., decision: _Optional[str] = ..., request_json: _Optional[str] = ..., trace_id: _Optional[str] = ..., previous_hash: _Optional[str] = ..., hash: _Optional[str] = ...) -> None: ...
+    address: str
+    outcome_of: int
+    def __init__(self, tenant: _Optional[str] = ..., sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., action: _Optional[str] = ..., resource: _Optional[str] = ..., decision: _Optional[str] = ..., request_json: _Optional[str] = ..., trace_id: _Optional[str] = ..., previous_hash: _Optional[str] = ..., hash: _Optional[str] = ..., address: _Optional[str] = ..., outcome_of: _Optional[int] = ...) -> None: ...
 
 class AppendAuditRequest(_message.Message):
-    __slots__ = ("tenant", "actor", "action", "resource", "decision", "request_json", "trace_id", "idempotency_key")
+    __slots__ = ("tenant", "actor", "action", "resource", "decision", "request_json", "trace_id", "idempotency_key", "address", "outcome_of")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
@@ -486,6 +492,8 @@ class AppendAuditRequest(_message.Message):
     REQUEST_JSON_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_OF_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     actor: str
     action: str
@@ -494,7 +502,9 @@ class AppendAuditRequest(_message.Message):
     request_json: str
     trace_id: str
     idempotency_key: str
-    def __init__(self, tenant: _Optional[str] = ..., actor: _Optional[str] = ..., action: _Optional[str] = ..., resource: _Optional[str] = ..., decision: _Optional[str] = ..., request_json: _Optional[str] = ..., trace_id: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    address: str
+    outcome_of: int
+    def __init__(self, tenant: _Optional[str] = ..., actor: _Optional[str] = ..., action: _Optional[str] = ..., resource: _Optional[str] = ..., decision: _Optional[str] = ..., request_json: _Optional[str] = ..., trace_id: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., address: _Optional[str] = ..., outcome_of: _Optional[int] = ...) -> None: ...
 
 class AppendAuditResponse(_message.Message):
     __slots__ = ("record",)
@@ -527,6 +537,42 @@ class ExportAuditResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     records: _containers.RepeatedCompositeFieldContainer[AuditRecord]
     def __init__(self, records: _Optional[_Iterable[_Union[AuditRecord, _Mapping]]] = ...) -> None: ...
+
+class GetAuditCheckpointRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class GetAuditCheckpointResponse(_message.Message):
+    __slots__ = ("note", "size", "verifier_key")
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    VERIFIER_KEY_FIELD_NUMBER: _ClassVar[int]
+    note: str
+    size: int
+    verifier_key: str
+    def __init__(self, note: _Optional[str] = ..., size: _Optional[int] = ..., verifier_key: _Optional[str] = ...) -> None: ...
+
+class ProveAuditRequest(_message.Message):
+    __slots__ = ("first_size", "second_size", "sequence", "tenant")
+    FIRST_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SECOND_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    first_size: int
+    second_size: int
+    sequence: int
+    tenant: str
+    def __init__(self, first_size: _Optional[int] = ..., second_size: _Optional[int] = ..., sequence: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class ProveAuditResponse(_message.Message):
+    __slots__ = ("consistency", "inclusion")
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    INCLUSION_FIELD_NUMBER: _ClassVar[int]
+    consistency: _containers.RepeatedScalarFieldContainer[bytes]
+    inclusion: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, consistency: _Optional[_Iterable[bytes]] = ..., inclusion: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class SourceKey(_message.Message):
     __slots__ = ("id", "source", "topic", "user", "revoked", "changed")

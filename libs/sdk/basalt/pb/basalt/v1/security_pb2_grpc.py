@@ -1079,6 +1079,16 @@ class AuditServiceStub:
                 request_serializer=basalt_dot_v1_dot_security__pb2.ExportAuditRequest.SerializeToString,
                 response_deserializer=basalt_dot_v1_dot_security__pb2.ExportAuditResponse.FromString,
                 _registered_method=True)
+        self.GetAuditCheckpoint = channel.unary_unary(
+                '/basalt.v1.AuditService/GetAuditCheckpoint',
+                request_serializer=basalt_dot_v1_dot_security__pb2.GetAuditCheckpointRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_security__pb2.GetAuditCheckpointResponse.FromString,
+                _registered_method=True)
+        self.ProveAudit = channel.unary_unary(
+                '/basalt.v1.AuditService/ProveAudit',
+                request_serializer=basalt_dot_v1_dot_security__pb2.ProveAuditRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_security__pb2.ProveAuditResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -1105,6 +1115,20 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAuditCheckpoint(self, request, context):
+        """A signed head of the log as it is now: whoever keeps it notices any rewriting before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveAudit(self, request, context):
+        """That a log goes on from an earlier one, and that a record is in it: proofs of RFC 9162.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1122,6 +1146,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ExportAudit,
                     request_deserializer=basalt_dot_v1_dot_security__pb2.ExportAuditRequest.FromString,
                     response_serializer=basalt_dot_v1_dot_security__pb2.ExportAuditResponse.SerializeToString,
+            ),
+            'GetAuditCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditCheckpoint,
+                    request_deserializer=basalt_dot_v1_dot_security__pb2.GetAuditCheckpointRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_security__pb2.GetAuditCheckpointResponse.SerializeToString,
+            ),
+            'ProveAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveAudit,
+                    request_deserializer=basalt_dot_v1_dot_security__pb2.ProveAuditRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_security__pb2.ProveAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1205,6 +1239,60 @@ class AuditService:
             '/basalt.v1.AuditService/ExportAudit',
             basalt_dot_v1_dot_security__pb2.ExportAuditRequest.SerializeToString,
             basalt_dot_v1_dot_security__pb2.ExportAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.AuditService/GetAuditCheckpoint',
+            basalt_dot_v1_dot_security__pb2.GetAuditCheckpointRequest.SerializeToString,
+            basalt_dot_v1_dot_security__pb2.GetAuditCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.AuditService/ProveAudit',
+            basalt_dot_v1_dot_security__pb2.ProveAuditRequest.SerializeToString,
+            basalt_dot_v1_dot_security__pb2.ProveAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

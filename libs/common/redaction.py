@@ -1,0 +1,79 @@
+"""A request as the audit log shows it: what it is about, and all it says but secrets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+REQUEST_CHARACTERS_MAX = 4_000
+SECRET_FIELDS = frozenset({"password", "new_password", "credential", "secret", "token"})
+# More parts of bytes in a field than these have one digest together.
+DIGESTS_MAX = 10
+NAMING = ("model", "dataset", "source", "pipeline", "name", "id", "job", "tenant")
+# What tells apart two requests about the same thing; not which page of it is read.
+TELLING = ("version", "revision", "id", "name", "file", "state", "tenant")
+
+
+def resource_of(request: Message | None) -> str:
+    """What a request is about, for people: the first of its naming fields that is set."""
+    for field in NAMING:
+        value = getattr(request, field, "") if request is not None else ""
+        if isinstance(value, str) and value:
+            return f"{field}/{value}"
+    return ""
+
+
+def detail_of(request: Message | None) -> tuple[str, ...]:
+    """What makes two requests of a method the same reading."""
+    said = [str(getattr(request, field, "")) for field in TELLING] if request is not None else []
+    return (resource_of(request), *said)
+
+
+def without_secrets(request: Message | None) -> str:
+    """Canonical JSON of a request; secrets left out, bytes by their digest."""
+    if request is None:
+        return "{}"
+    # Bytes may be many megabytes: they are digested where they are, never written out.
+    light = type(request)()
+    light.CopyFrom(request)
+    digests: dict[str, Any] = {}
+    for field, value in request.ListFields():
+        if field.type == field.TYPE_BYTES:
+            light.ClearField(field.name)
+            digests[field.name] = _digest(value) if isinstance(value, bytes) else _digests(value)
+    shown = _without_secrets(MessageToDict(light, preserving_proto_field_name=True))
+    if digests:
+        shown |= digests
+    text = json.dumps(shown, sort_keys=True, separators=(",", ":"))
+    if len(text) <= REQUEST_CHARACTERS_MAX:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({"characters": len(text), "sha256": digest}, separators=(",", ":"))
+
+
+def _digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def _digests(parts: Sequence[bytes]) -> object:
+    if len(parts) <= DIGESTS_MAX:
+        return [_digest(part) for part in parts]
+    together = hashlib.sha256()
+    for part in parts:
+        together.update(len(part).to_bytes(8, "big") + part)
+    return {"count": len(parts), "sha256": together.hexdigest()}
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: _without_secrets(inside)
+            for name, inside in value.items()
+            if name not in SECRET_FIELDS
+        }
+    return [_without_secrets(each) for each in value] if isinstance(value, list) else value
