@@ -25,6 +25,7 @@ from basalt.pb.basalt.v1 import (
     security_pb2,
     trainer_pb2,
 )
+from libs.common.kafka import KafkaAccess
 from tests.support.eventually import pause
 
 T = TypeVar("T")
@@ -49,6 +50,8 @@ class Ledger:
     deployed: int = 0
     answers: Counter[str] = field(default_factory=Counter)
     topic: str = ""
+    # What the upstream system logs in to Kafka with: its own key for this source.
+    access: KafkaAccess | None = None
 
     @property
     def source(self) -> str:
@@ -62,6 +65,11 @@ class Ledger:
         contract = contract.replace("name: patients", f"name: {self.source}", 1)
         request = ingest_pb2.PutSourceRequest(name=self.source, contract_yaml=contract)
         self.topic = (await engineer.call(engineer.ingest.PutSource, request)).source.topic
+        key = ingest_pb2.CreateSourceKeyRequest(source=self.source)
+        answer = await engineer.call(engineer.ingest.CreateSourceKey, key)
+        self.access = KafkaAccess(
+            self.story.kafka, answer.key.user, answer.password, self.story.kafka_ca
+        )
 
     async def work(self, stop: asyncio.Event) -> None:
         """All kinds side by side until `stop`; each lets what it began be answered."""
@@ -86,7 +94,7 @@ class Ledger:
         async def send() -> None:
             try:
                 async with asyncio.timeout(CALL_S_MAX * 2):
-                    await upstream.publish(self.story.kafka, self.topic, [message], lambda: None)
+                    await upstream.publish(self.access, self.topic, [message], lambda: None)
             except Exception as error:
                 raise BasaltError(repr(error), code="UNAVAILABLE", retryable=True) from error
 
