@@ -12,6 +12,7 @@ from services.security.core import (
     checkpoints,
     revoking,
     signing,
+    source_keys,
     users,
 )
 from services.security.core import checkpoint_keys as keys
@@ -28,5 +29,6 @@ STATES: Mapping[str, type[BaseModel]] = {
     checkpoints.TILE_KIND: checkpoints.Tile,
     keys.KIND: keys.KeysState,
     signing.KIND: signing.Signature,
+    source_keys.KIND: source_keys.SourceKeyState,
     users.KIND: accounts.UserState,
 }
