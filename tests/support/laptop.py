@@ -19,6 +19,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from libs.common.kafka import KafkaAccess
 from standalone.home import Home
 from standalone.processes import Edition, Process, Stores, lay_out
 from standalone.supervisor import Supervisor
@@ -63,6 +64,10 @@ class Laptop:
     @property
     def kafka(self) -> str:
         return self.edition.kafka
+
+    def kafka_of(self, service: str) -> KafkaAccess:
+        """As that service comes to Kafka, with its rights."""
+        return KafkaAccess(self.kafka, service, self.home.secrets.kafka_passwords[service])
 
     def start(self) -> None:
         self._claim.enter_context(self.home.claimed())

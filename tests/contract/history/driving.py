@@ -27,6 +27,7 @@ from apps.hospital.stage import Stage
 from apps.hospital.story import MODEL, Story
 from basalt.aio import AsyncClient
 from basalt.pb.basalt.v1 import (
+    common_pb2,
     gateway_pb2,
     inference_pb2,
     ingest_pb2,
@@ -36,15 +37,19 @@ from basalt.pb.basalt.v1 import (
 )
 from libs.common import flow
 from libs.common.identity import PLATFORM
+from libs.common.kafka import KafkaAccess
 from tests.support.eventually import eventually
 from tests.support.laptop import Laptop
 from tools.servers import Triton
 
 # Whoever reads the samples logs in with it. It opened a platform that was removed at once.
 READER, READER_PASSWORD = "olga", "a password of samples alone"
-READER_ROLES = ("administrator", "engineer", "reviewer", "operator", "auditor")
+READER_ROLES = ("administrator", "engineer", "reviewer", "auditor")
+READER_ROLE_ASKED = "operator"
 WITHIN_S = 120.0
-AUDIT_CALLS = 256
+# Of an audit log; a subtree of so many is kept.
+RECORDS_WANTED = 256
+CALLS_BETWEEN = 40
 # What no consumer can read says that it comes from there, and is not sampled.
 UNREADABLE = "/samples/unreadable"
 SMALL = "beds"
@@ -123,6 +128,12 @@ async def log_in(door: str, tenant: str, name: str, one_time: str) -> AsyncClien
                 tenant=tenant, name=name, password=one_time, new_password=READER_PASSWORD
             ),
         )
+    return await again(door, tenant, name)
+
+
+async def again(door: str, tenant: str, name: str) -> AsyncClient:
+    """Somebody who chose that password before."""
+    async with AsyncClient(door, token="") as stranger:
         answer = await stranger.call(
             stranger.identity.Login,
             security_pb2.LoginRequest(tenant=tenant, name=name, password=READER_PASSWORD),
@@ -143,14 +154,12 @@ class Rest:
             boss.identity.CreateUser,
             security_pb2.CreateUserRequest(name=READER, roles=READER_ROLES),
         )
-        reader = await log_in(self.platform.door, TENANT, READER, made.one_time_password)
-        await reader.call(reader.identity.RenewToken, security_pb2.RenewTokenRequest())
-        # As many records as a kept subtree of the audit log has.
-        for _ in range(AUDIT_CALLS):
-            await reader.call(reader.identity.RenewToken, security_pb2.RenewTokenRequest())
-        await reader.call(reader.audit.GetAuditCheckpoint, security_pb2.GetAuditCheckpointRequest())
-        await reader.call(reader.identity.Logout, security_pb2.LogoutRequest())
-        await reader.close()
+        async with await log_in(self.platform.door, TENANT, READER, made.one_time_password) as it:
+            await it.call(it.identity.RenewToken, security_pb2.RenewTokenRequest())
+            await self._ask_for_a_role(it)
+        async with await again(self.platform.door, TENANT, READER) as it:
+            await self._checkpoint(it)
+            await it.call(it.identity.Logout, security_pb2.LogoutRequest())
         for name in ("tom", "tina"):
             await boss.call(
                 boss.identity.CreateUser,
@@ -166,6 +175,24 @@ class Rest:
             self.root.gateway.PutLimits, gateway_pb2.PutLimitsRequest(limits=wanted)
         )
 
+    async def _ask_for_a_role(self, reader: AsyncClient) -> None:
+        """For oneself: a second administrator confirms it, and tokens of before hold no more."""
+        roles = (*READER_ROLES, READER_ROLE_ASKED)
+        await reader.call(
+            reader.identity.SetUser, security_pb2.SetUserRequest(name=READER, roles=roles)
+        )
+        boss = self.story.people.administrator
+        await boss.call(
+            boss.identity.ConfirmRoles, security_pb2.ConfirmRolesRequest(name=READER, roles=roles)
+        )
+
+    async def _checkpoint(self, reader: AsyncClient) -> None:
+        """Of an audit log that is long enough for a kept subtree."""
+        request = security_pb2.GetAuditCheckpointRequest()
+        while (await reader.call(reader.audit.GetAuditCheckpoint, request)).size < RECORDS_WANTED:
+            for _ in range(CALLS_BETWEEN):
+                await reader.call(reader.identity.RenewToken, security_pb2.RenewTokenRequest())
+
     async def beds(self) -> None:
         """A small source whose objects are in the samples: uploads, mending, replaying, sealing."""
         engineer = self.story.people.engineer
@@ -177,7 +204,7 @@ class Rest:
         await engineer.send(
             engineer.ingest.UploadFile, _file("second", b"bed,width,taken\nb,x,no\n")
         )
-        await self._publish(flow.upstream_topic(TENANT, SMALL), {"bed": "z", "width": "wide"})
+        await self._upstream({"bed": "z", "width": "wide"})
         held = await self._until(lambda: self._held(3))
         for each, width in zip(held, (1.0, 1.1, 1.2), strict=False):
             body = {"bed": f"mended-{width}", "width": width, "taken": "yes"}
@@ -193,6 +220,23 @@ class Rest:
         await self._seal(SMALL)
         await engineer.send(engineer.ingest.UploadRecords, _records("third", _beds(60)))
         await self._seal(SMALL)
+
+    async def _upstream(self, record: dict[str, Any]) -> None:
+        """A system publishes with a key, which is made, rotated and revoked."""
+        engineer = self.story.people.engineer
+        made = await engineer.call(
+            engineer.ingest.CreateSourceKey, ingest_pb2.CreateSourceKeyRequest(source=SMALL)
+        )
+        rotated = await engineer.call(
+            engineer.ingest.RotateSourceKey,
+            ingest_pb2.RotateSourceKeyRequest(source=SMALL, id=made.key.id),
+        )
+        access = KafkaAccess(self.platform.kafka, rotated.key.user, rotated.password)
+        await _publish(access, flow.upstream_topic(TENANT, SMALL), record)
+        await engineer.call(
+            engineer.ingest.RevokeSourceKey,
+            ingest_pb2.RevokeSourceKeyRequest(source=SMALL, id=made.key.id),
+        )
 
     async def _held(self, count: int) -> list[ingest_pb2.QuarantinedRecord]:
         engineer = self.story.people.engineer
@@ -210,9 +254,10 @@ class Rest:
 
     async def dead_letters(self) -> None:
         """What a consumer cannot read is buried, and one of two is published again."""
-        topic = flow.DATASET_VERSIONED.name
+        topic = flow.DATASET_VERSIONED
+        access = self.platform.kafka_of(topic.producer)
         for number in range(2):
-            await self._publish(topic, {"tenant": TENANT, "dataset": number}, number)
+            await _publish(access, topic.name, {"tenant": TENANT, "dataset": number}, number)
         operator = self.story.people.operator
 
         async def buried() -> list[monitoring_pb2.DeadLetter]:
@@ -313,19 +358,17 @@ class Rest:
         await eventually(told, within_s=WITHIN_S)
 
     async def drift_ends(self) -> None:
-        """Measurements as before the recalibration, for a whole window."""
+        """Measurements as before the recalibration, until people are told that it is over."""
         auditor = self.story.people.auditor
+        everything = monitoring_pb2.ListAlertsRequest(page=common_pb2.PageRequest(size=100))
 
-        async def calm() -> bool:
+        async def told() -> bool:
             await self.story.predict_each(self.story.held_out)
-            answer = await auditor.call(
-                auditor.monitoring.GetDriftReport,
-                monitoring_pb2.GetDriftReportRequest(model=MODEL, version=1),
-            )
-            assert not answer.report.drifted, answer.report
+            alerts = (await auditor.call(auditor.monitoring.ListAlerts, everything)).alerts
+            assert "drift.recovered" in [alert.kind for alert in alerts], alerts
             return True
 
-        await self._until(calm)
+        await self._until(told)
 
     async def keys(self) -> None:
         """An API key made and revoked, and the platform's keys rotated; last, since tokens end."""
@@ -339,17 +382,6 @@ class Rest:
         )
         await self.root.call(self.root.identity.RotateKeys, security_pb2.RotateKeysRequest())
 
-    async def _publish(self, topic: str, body: dict[str, Any], number: int = 0) -> None:
-        headers = {"ce_specversion": "1.0", "ce_id": f"sample-{number}", "ce_source": UNREADABLE}
-        headers |= {"ce_type": "sample", "content-type": "application/json"}
-        async with AIOKafkaProducer(bootstrap_servers=self.platform.kafka) as producer:
-            await producer.send_and_wait(
-                topic,
-                json.dumps(body).encode(),
-                key=b"hospital/beds",
-                headers=[(name, value.encode()) for name, value in headers.items()],
-            )
-
     async def _until(self, probe: Callable[[], Awaitable[T]]) -> T:
         async def patient() -> T:
             try:
@@ -358,6 +390,18 @@ class Rest:
                 raise AssertionError(str(error)) from error
 
         return await eventually(patient, within_s=WITHIN_S)
+
+
+async def _publish(access: KafkaAccess, topic: str, body: dict[str, Any], number: int = 0) -> None:
+    headers = {"ce_specversion": "1.0", "ce_id": f"sample-{number}", "ce_source": UNREADABLE}
+    headers |= {"ce_type": "sample", "content-type": "application/json"}
+    async with AIOKafkaProducer(**access.for_aiokafka()) as producer:
+        await producer.send_and_wait(
+            topic,
+            json.dumps(body).encode(),
+            key=b"hospital/beds",
+            headers=[(name, value.encode()) for name, value in headers.items()],
+        )
 
 
 def _beds(count: int) -> list[bytes]:

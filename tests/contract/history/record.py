@@ -33,7 +33,7 @@ def record(release: Path) -> None:
         platform.start()
         try:
             asyncio.run(drive(platform))
-            published = asyncio.run(on_topics(platform.kafka))
+            published = asyncio.run(on_topics(platform))
         finally:
             platform.stop()
         samples.write(release, root, published)
@@ -51,21 +51,22 @@ def seal(root: Path) -> None:
     file.chmod(0o600)
 
 
-async def on_topics(bootstrap: str) -> list[Published]:
-    """Whatever stands on the topics between services."""
+async def on_topics(platform: Laptop) -> list[Published]:
+    """Whatever stands on the topics between services; whoever writes one may read it."""
     published: list[Published] = []
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
-    await consumer.start()
-    try:
-        for topic in flow.TOPICS:
+    for topic in flow.TOPICS:
+        access = platform.kafka_of(topic.producer)
+        consumer = AIOKafkaConsumer(**access.for_aiokafka(), auto_offset_reset="earliest")
+        await consumer.start()
+        try:
             places = [TopicPartition(topic.name, each) for each in range(topic.partitions)]
             consumer.assign(places)
             ends = await consumer.end_offsets(places)
             for place in places:
                 while await consumer.position(place) < ends[place]:
                     published.append(_published(await consumer.getone(place)))
-    finally:
-        await stopped(consumer.stop())
+        finally:
+            await stopped(consumer.stop())
     return [each for each in published if each.headers.get("ce_source") != UNREADABLE]
 
 

@@ -31,12 +31,15 @@ OBJECT_BYTES_MAX = 40_000
 ROWS_BYTES_MAX = 12_000
 # What is read by walking from one aggregate to the next needs all of them.
 WHOLE = (
+    "audit-tile",
+    "checkpoint",
     "dataset",
     "deployment",
     "model",
     "quarantine",
     "signature",
     "source",
+    "source-key",
     "stream",
     "user",
     "version",
@@ -118,17 +121,24 @@ def _sampled(journal: Path) -> Iterator[Mapping[str, Any]]:
     aggregates: dict[str, list[tuple[Any, ...]]] = {}
     for row in rows:
         aggregates.setdefault(row[0], []).append(row)
+    reach = dict(_checked(row) for row in rows if row[8] == "checkpoint")
     seen: set[object] = set()
     for lot in sorted(
         aggregates.values(), key=lambda lot: (lot[0][8], len(lot) > ENTRIES_WANTED_MAX, -len(lot))
     ):
         shapes = [(row[8], row[3], _shape(json.loads(row[4]))) for row in lot]
         new = [place for place, shape in enumerate(shapes, 1) if shape not in seen]
-        if not new and lot[0][8] not in WHOLE:
+        checked = reach.get(lot[0][0], 0)
+        if not new and not checked and lot[0][8] not in WHOLE:
             continue
         seen.update(shapes)
         end = len(lot) if len(lot) <= ENTRIES_WANTED_MAX else max(new, default=1)
-        yield from map(_line, lot[:end])
+        yield from map(_line, lot[: max(end, checked)])
+
+
+def _checked(row: tuple[Any, ...]) -> tuple[str, int]:
+    """Which audit log a checkpoint speaks of, and of how many of its entries."""
+    return row[0].replace("/checkpoint/", "/audit/"), json.loads(row[4])["size"]
 
 
 def _line(row: tuple[Any, ...]) -> Mapping[str, Any]:
