@@ -41,7 +41,8 @@ CLIENTS = {
     "motor": ("libs/common/stores/",),
     # Monitoring keeps its minutes beside the journal: they are many, and nobody decides on them.
     "pymongo": ("libs/common/stores/", "services/monitoring/outbound/"),
-    "minio": ("libs/common/stores/",),
+    # Checkpoints lie under object lock, which no store of objects has a call for.
+    "minio": ("libs/common/stores/", "services/security/outbound/"),
     # High-rate records do not pass through the bus; the offsets are in the journal.
     "aiokafka": ("libs/common/", "services/ingest/outbound/"),
     # Who administers Kafka: the others have no call for users and rights.

@@ -18,16 +18,21 @@ COMPLETE = {
     "BASALT_SERVICE_CREDENTIAL": "hunter2",
 }
 PROGRAM = """
-from libs.common.settings import CommonSettings, read
-settings = read(CommonSettings)
+from libs.common.settings import read
+from {module} import {settings} as Settings
+settings = read(Settings)
 print(settings.kafka, settings.peers, settings.service_credential)
 """
 
 
-def read_with(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def read_with(
+    environment: dict[str, str],
+    module: str = "libs.common.settings",
+    settings: str = "CommonSettings",
+) -> subprocess.CompletedProcess[str]:
     others = {name: os.environ[name] for name in os.environ if not name.startswith("BASALT_")}
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM.format(module=module, settings=settings)],
         env=others | environment,
         capture_output=True,
         text=True,
@@ -58,13 +63,19 @@ def test_each_setting_that_lacks_is_named() -> None:
     [
         ("BASALT_PEERS", "security=127.0.0.1:1"),
         ("BASALT_PEERS", '["security"]'),
-        ("BASALT_REPLICATION", "many"),
-        ("BASALT_REPLICATION", "0"),
     ],
 )
 def test_a_setting_that_is_wrong_is_named(name: str, value: str) -> None:
-    done = read_with(COMPLETE | {name: value})
+    assert_named(read_with(COMPLETE | {name: value}), name)
 
+
+@pytest.mark.parametrize("value", ["many", "0"])
+def test_a_services_own_number_that_is_wrong_is_named(value: str) -> None:
+    wrong = COMPLETE | {"BASALT_REPLICATION": value}
+    assert_named(read_with(wrong, "services.security.settings", "Settings"), "BASALT_REPLICATION")
+
+
+def assert_named(done: subprocess.CompletedProcess[str], name: str) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert name.removeprefix("BASALT_").lower() in done.stderr.lower()

@@ -25,6 +25,7 @@ PLACE = re.compile(r"(\w+\.)*_?(path|root|folder|address|host|bootstrap|key)(\.n
 SAID_TO_OPERATORS = {
     ("libs/common/stores/__init__.py", "address"),
     ("libs/common/stores/minio.py", "address"),
+    ("services/security/outbound/locked_checkpoints.py", "address"),
     ("services/trainer/core/pipeline.py", "path"),
     ("services/gateway/dispatcher/app.py", "self._folder / DISPATCHER_SOCKET"),
 }

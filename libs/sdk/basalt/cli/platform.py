@@ -136,8 +136,8 @@ def status(
 ) -> None:
     """Show every service and dependency, the wrong ones first.
 
-    Exits 1 when something is wrong. Without a login it is seen from outside only. The history can
-    be read on the platform's own machine also while it is down.
+    Exits 1 when something is wrong. Without a login it is seen from outside only.
+    On the platform's own machine its history can be read also while it is down.
 
     Example: basalt status --history
     """

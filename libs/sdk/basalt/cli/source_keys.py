@@ -57,7 +57,7 @@ def list_keys(source: str, limit: Limit = 100, json: Json = False) -> None:
 def rotate_key(source: str, key_id: str, json: Json = False) -> None:
     """Give a key another password; the old one opens no new session. Shown once.
 
-    To change over without a gap, create a second key and revoke the first one later.
+    To change over without a gap, create a second key, then revoke the first one.
 
     Example: basalt source key rotate patients 01k5xw3q4n
     """
