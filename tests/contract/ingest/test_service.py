@@ -283,5 +283,6 @@ async def test_its_health_names_what_it_depends_on(service: Service) -> None:
         "kafka",
         "journal",
         "objects",
+        "disk",
     ]
     assert {each.state for each in answer.components[1:]} == {health_pb2.HEALTH_STATE_SERVING}
