@@ -114,13 +114,16 @@ async def test_installation_through_its_whole_life(up: Up) -> None:
         await eventually(
             lambda: not any(health(up).values()), within_s=COMES_BACK_S_MAX, what=module
         )
-    # A service that hangs is named by the others; monitoring itself is seen from outside.
+    # A service that hangs is named, monitoring itself as seen from outside; while the supervisor is
+    # held it stays so, then it is mended.
     stopped = next(
         each for each, words in processes_of(up.home).items() if "services.monitoring" in words
     )
+    assert up.process is not None
+    up.process.send_signal(signal.SIGSTOP)
     stopped.suspend()
     wrong = run(up, "status")
-    stopped.resume()
+    up.process.send_signal(signal.SIGCONT)
     assert wrong.status == 1
     line = next(each for each in wrong.output.splitlines() if "monitoring" in each)
     assert "not serving" in line
