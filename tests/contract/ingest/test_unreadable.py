@@ -73,7 +73,8 @@ async def test_a_bomb_and_a_wild_record_are_held_and_everything_else_goes_on(
     await ingest.settled(18)
     assert "could not be read at offset 6" in _said(ingest)
     await ingest.publish([record(31)], partition=0)
-    await eventually(lambda: _said(ingest) == "")
+    # Topics of other tests on this broker belong to no source here, which is said as well.
+    await eventually(lambda: ingest.topic not in _said(ingest))
 
 
 def _said(ingest: Consuming) -> str:
