@@ -17,9 +17,10 @@ from tools.servers import FerretDB
 
 pytestmark = pytest.mark.real
 
-WRITES = {"insert_one", "delete_one", "delete_many"}
-# A whole run makes 6 entries with a pointer each, and 6 deletions: before and after each of them.
-POINTS = range(40)
+WRITES = {"insert_one", "insert_many", "delete_one", "delete_many"}
+# A whole run makes 6 entries with a pointer each and deletes the 6, and keeps 6 notes of what was
+# published and forgets old ones as often: before and after each of them.
+POINTS = range(70)
 
 
 class FaultyCollection:
