@@ -50,6 +50,7 @@ COMMITS_AT_ONCE = 2
 RECORDS_AT_ONCE = 20_000
 STOP_S_MAX = 3.0
 PROBLEMS_SHOWN_MAX = 5
+LEFT_ALONE = "belongs to no source: its records wait there."
 # Records live for a moment, in great numbers and without cycles: looking for cycles among them
 # after every 700 new objects, as Python does by itself, costs as much as reading them.
 COLLECT_AFTER_OBJECTS = (200_000, 20, 20)
@@ -74,10 +75,12 @@ class KafkaRecords(ConsumerRebalanceListener):
 
     @property
     def problem(self) -> str:
+        """What is wrong comes before topics that are left alone, however many they are."""
         troubles = self._consumer.troubles.values() if self._consumer is not None else ()
         own = (each.problem for each in self._partitions.values())
         found = {self._problem, *own, *self._gaps.values(), *troubles} - {""}
-        shown = sorted(found)[:PROBLEMS_SHOWN_MAX]
+        shown = sorted(found, key=lambda said: (said.endswith(LEFT_ALONE), said))
+        shown = shown[:PROBLEMS_SHOWN_MAX]
         more = len(found) - len(shown)
         return " ".join([*shown, f"And {more} more."] if more else shown)
 
@@ -171,7 +174,7 @@ class KafkaRecords(ConsumerRebalanceListener):
                 await self._prove(consumer, partition)
             except NotFoundError:
                 name = partition.place.topic
-                partition.forget(f"The topic {name} belongs to no source: its records wait there.")
+                partition.forget(f"The topic {name} {LEFT_ALONE}")
             except BasaltError as error:
                 partition.forget(str(error))
             except IllegalStateError:
