@@ -16,5 +16,5 @@ class Limits:
     tenant_concurrency_max: int = TENANT_CONCURRENCY_MAX_DEFAULT
     model_waiting_max: int = 4_096
     timeout_s_default: float = 60.0  # Of a call that names no deadline of its own.
-    timeout_s_max: float = 3_600.0
+    timeout_s_max: float = 300.0  # Its body included, however slowly it comes.
     triton_absent_s_max: float = 5.0  # How long calls wait for a Triton that is not there.

@@ -27,7 +27,8 @@ SAID = [
     f"down to {configuration.CROWDED_IDLE_S:g} s at {configuration.CROWDED_AT:.0%}".replace(
         "%", " %"
     ),
-    f"| {routes.PREDICTION_S_MAX:g} s | Envoy |",
+    f"| {Limits().timeout_s_max:g} s | dispatcher; by REST Envoy |",
+    f"| {routes.PREDICTION_S_MAX:g} s | dispatcher; by REST Envoy |",
     f"| logins and changes of passwords | {rates.LOGINS_PER_SECOND_MAX} |",
     f"(`GetJwks`, `GetSigningKeys`) | {rates.KEYS_PER_SECOND_MAX} |",
     f"| `/ready` | {rates.READY_PER_SECOND_MAX} |",

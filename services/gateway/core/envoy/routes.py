@@ -63,7 +63,9 @@ def _ready() -> Json:
 
 
 def _infer() -> Json:
-    route = _grpc("infer", {"path": INFER_PATH}, DISPATCHER, INFER_IDLE_S_MAX, PREDICTION_S_MAX)
+    # A limit of the whole here would be a second keeper of the caller's deadline, who cuts a call
+    # off just before the dispatcher says why it cannot be answered: the dispatcher has the limit.
+    route = _grpc("infer", {"path": INFER_PATH}, DISPATCHER, INFER_IDLE_S_MAX)
     return route | {"typed_per_filter_config": tokenless.for_predictions()}
 
 
