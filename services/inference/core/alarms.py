@@ -50,7 +50,7 @@ class Alarms:
         self._auditor = auditor
         self._waiting: deque[tuple[Finding, str]] = deque(maxlen=WAITING_MAX)
         self._unaudited: deque[ForeignModelFound] = deque(maxlen=WAITING_MAX)
-        self._told_at: deque[tuple[float, str]] = deque(maxlen=TOLD_A_MINUTE_MAX)
+        self._told_at: deque[tuple[float, tuple[str, str]]] = deque(maxlen=TOLD_A_MINUTE_MAX)
         self._last: tuple[float, Finding] | None = None
         self._read = False
 
@@ -69,11 +69,12 @@ class Alarms:
         now = self._clock.monotonic()
         log.error("foreign_model", name=finding.name, what=finding.what, served=served)
         self._last = (now, finding)
-        recent = [name for at, name in self._told_at if now - at < MINUTE_S]
-        if finding.name in recent or len(recent) >= TOLD_A_MINUTE_MAX:
-            return
-        self._told_at.append((now, finding.name))
         tenant = names.parts_of_internal(finding.name)[0] if served else PLATFORM
+        recent = [told for at, told in self._told_at if now - at < MINUTE_S]
+        # Whom it concerns is told, whoever was told of the same name before.
+        if (told := (tenant, finding.name)) in recent or len(recent) >= TOLD_A_MINUTE_MAX:
+            return
+        self._told_at.append((now, told))
         self._waiting.append((finding, tenant))
 
     async def tell(self) -> None:
