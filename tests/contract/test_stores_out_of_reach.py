@@ -59,7 +59,8 @@ async def test_objects_out_of_reach_say_so(address: str, monkeypatch: pytest.Mon
     await objects.close()
 
     assert refusal.value.which == "objects"
-    assert address in str(refusal.value)
+    assert address in refusal.value.inside
+    assert address not in str(refusal.value)
     assert "0x" not in str(refusal.value)
 
 
@@ -98,12 +99,12 @@ async def test_a_journal_that_is_no_database_says_so(tmp_path: Path) -> None:
     (tmp_path / "ingest.db").write_bytes(b"This is not SQLite." * 1_000)
     journal = open_journal(f"sqlite:{tmp_path}", "ingest")
 
-    with pytest.raises(
-        DependencyError, match=r"ingest\.db answers: file is not a database"
-    ) as error:
+    with pytest.raises(DependencyError, match="answers: file is not a database") as error:
         await journal.ping()
 
     assert error.value.which == "journal"
+    assert error.value.inside == str(tmp_path / "ingest.db")
+    assert str(tmp_path) not in str(error.value)
 
 
 async def test_a_store_that_has_gone_is_not_an_object_that_is_not_there(tmp_path: Path) -> None:
