@@ -10,7 +10,6 @@ from importlib import import_module
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from libs.common.settings import SERVICES, CommonSettings
 
@@ -53,7 +52,7 @@ def _table(title: str, fields: dict[str, FieldInfo]) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**needed**"
-    default = field.default if field.default is not PydanticUndefined else field.get_default()
+    default = field.get_default(call_default_factory=True)
     text = "" if default is None else str(default)
     # A secret shows as stars, and an empty one as nothing.
     return f"`{text}`" if text else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import tempfile
 import time
@@ -60,6 +61,8 @@ def _names(edition: Edition) -> str:
 
 
 def main() -> int:
+    # What goes wrong is raised and told; what libraries log besides would tear the tables.
+    logging.getLogger().addHandler(logging.NullHandler())
     stage = Stage(Console())
     root = Path(tempfile.mkdtemp(prefix="basalt-demo-"))
     home = Home.at(root)

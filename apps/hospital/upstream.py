@@ -62,8 +62,8 @@ async def publish(
     producer = AIOKafkaProducer(
         **access.for_aiokafka(), acks="all", enable_idempotence=True, client_id="hospital"
     )
-    await producer.start()
     try:
+        await producer.start()
         with telemetry.tracer().start_as_current_span("deliver records", kind=SpanKind.PRODUCER):
             for message in messages:
                 await producer.send_and_wait(
