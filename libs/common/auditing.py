@@ -135,7 +135,7 @@ class Auditing:
         try:
             return await self.write(happening, named, self.clock.new_id())
         except BasaltError as error:
-            raise _unwritten(method) from error
+            raise unwritten(method, error.what) from error
 
     async def observed(
         self, who: Caller, method: str, request: Message | None, decision: str
@@ -156,7 +156,11 @@ class Auditing:
             window.first.set_result(await self.asked(who, method, request, decision))
         except BaseException as error:
             self._windows.pop(key, None)
-            told = error if isinstance(error, BasaltError) else _unwritten(method)
+            told = (
+                error
+                if isinstance(error, BasaltError)
+                else unwritten(method, "The call that would have written it was ended.")
+            )
             window.first.set_exception(told)
             window.first.exception()  # Whoever waits is told; nobody has to.
             raise
@@ -236,9 +240,10 @@ class Auditing:
         return f"{self._lost} outcomes are not in the audit log: more than {OUTCOMES_MAX} waited."
 
 
-def _unwritten(method: str) -> DependencyError:
+def unwritten(method: str, why: str) -> DependencyError:
+    """What a call hears that may not take effect. `why`: a sentence."""
     return DependencyError(
-        f"The audit log cannot be written, so {method} is refused.",
+        f"The audit log cannot be written, so {method} is refused. {why}",
         which="audit",
         next_step="Try again when `basalt status` shows security serving.",
     )

@@ -185,7 +185,7 @@ async def test_who_depends_on_it_says_so_and_goes_on_after_it(
             await call(story)
         told = refusal.value
         assert told.code == "UNAVAILABLE", f"{told.code}: {told}"
-        assert named in (told.which or str(told).lower()), f"{told.which}: {told}"
+        assert named in f"{told.which} {told}".lower(), f"{told.which}: {told}"
         assert told.retryable
 
     if call is privileged:

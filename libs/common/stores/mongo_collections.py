@@ -14,8 +14,8 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from libs.common.errors import DependencyError, InvalidInputError
 
-# A server that is gone is reported within these, well before a caller's deadline.
-SELECT_MS_MAX = 3_000
+# A server that is gone is reported within these: before callers give up, see AUDIT_TIMEOUT_S.
+SELECT_MS_MAX = 2_000
 CONNECT_MS_MAX = 2_000
 SOCKET_MS_MAX = 8_000
 CONNECTIONS_MAX = 32

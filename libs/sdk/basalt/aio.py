@@ -157,8 +157,10 @@ class AsyncClient:
         metadata = await self._metadata(more)
         pause_s = RETRY_S
         earlier: BasaltError | None = None
+        earlier_took_s = 0.0
         while True:
-            left_s = max(began + given_s - time.monotonic(), 0.001)
+            tried = time.monotonic()
+            left_s = max(began + given_s - tried, 0.001)
             try:
                 return await self._unary(method, request, metadata, left_s)
             except BasaltError as failure:
@@ -167,10 +169,11 @@ class AsyncClient:
                 bearable = patient or failure.code == "UNAVAILABLE"
                 patience_s = min(self.unreachable_s, given_s) if unreachable else given_s
                 if not failure.retryable or not bearable or waited_s > patience_s:
-                    # That time ran out says less than what kept the tries before from passing.
-                    ran_out = failure.code == "DEADLINE_EXCEEDED" and earlier is not None
+                    # A try that was short of time says less than what kept the one before.
+                    short = failure.retryable and left_s < earlier_took_s
+                    ran_out = short or failure.code == "DEADLINE_EXCEEDED"
                     raise (earlier if ran_out and earlier else failure) from failure.__cause__
-                earlier = failure
+                earlier, earlier_took_s = failure, time.monotonic() - tried
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - a pause.
             pause_s = min(pause_s * 2, RETRY_S_MAX)
 

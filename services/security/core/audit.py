@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from libs.common.auditing import DECISIONS, Happening
+from libs.common.auditing import DECISIONS, Happening, unwritten
 from libs.common.clock import Clock
 from libs.common.errors import (
     BasaltError,
@@ -77,13 +79,39 @@ def written(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+class _Turns:
+    """One after the other. Who waited while the journal was found away hears it at once.
+
+    Each would otherwise find it out after the one before, and nobody within a caller's time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._failed = 0
+        self._why = DependencyError("")
+
+    @asynccontextmanager
+    async def mine(self) -> AsyncIterator[None]:
+        failed_before = self._failed
+        async with self._lock:
+            if self._failed > failed_before:
+                raise DependencyError(
+                    self._why.what, which=self._why.which, next_step=self._why.next_step
+                )
+            try:
+                yield
+            except DependencyError as error:
+                self._failed, self._why = self._failed + 1, error
+                raise
+
+
 class AuditLog:
     """Appends one at a time in each tenant; replicas that race for a place try again."""
 
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal = journal
         self._clock = clock
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._turns: dict[str, _Turns] = {}
 
     async def append(self, happening: Happening, key: str = "") -> Record:
         """The same `key` again answers the record that it made."""
@@ -105,7 +133,7 @@ class AuditLog:
 
         cause = key or self._clock.new_id()
         log = log_of(happening.tenant)
-        async with self._turns.setdefault(happening.tenant, asyncio.Lock()):
+        async with self._turns.setdefault(happening.tenant, _Turns()).mine():
             for _ in range(APPEND_ROUNDS_MAX - 1):
                 try:
                     entry = await self._journal.decide(log, cause, happening.actor, decide)
@@ -120,11 +148,7 @@ class AuditLog:
         try:
             await self.append(happening)
         except BasaltError as error:
-            raise DependencyError(
-                f"The audit log cannot be written, so {happening.action} is refused.",
-                which="audit",
-                next_step="Try again when `basalt status` shows security serving.",
-            ) from error
+            raise unwritten(happening.action, error.what) from error
 
     def _next(self, happening: Happening, latest: Entry | None) -> Record:
         previous = Record.model_validate(latest.state) if latest is not None else None

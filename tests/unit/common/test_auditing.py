@@ -107,6 +107,7 @@ async def test_whoever_reads_the_same_at_once_waits_for_the_record() -> None:
         with pytest.raises(DependencyError) as refusal:
             await each
         assert refusal.value.which == "audit"
+        assert refusal.value.what.endswith("The service security cannot be reached.")
     log.away = False
     await audit.observed(ADA, METHOD, reading(), "permitted")
     assert len(log.written) == 1

@@ -103,6 +103,25 @@ async def test_last_try_that_runs_out_of_time_does_not_hide_why_it_was_tried() -
                 await client.call(client.models.ListModels, REQUEST)
 
 
+async def test_last_try_that_was_short_of_time_does_not_hide_why_it_was_tried() -> None:
+    """The platform keeps an eye on its caller's time, and then knows less than it did before."""
+
+    ends_at = time.monotonic() + 1.0
+
+    async def answer(*_: object) -> None:
+        if (left_s := ends_at - time.monotonic()) < 0.5:
+            await asyncio.sleep(left_s / 2)
+            raise DependencyError("Security did not answer in time.", which="security")
+        await asyncio.sleep(0.5)
+        raise DependencyError("Kafka is away.", which="kafka")
+
+    with answering({LIST: answer}) as server:
+        async with connect_async(server.address, token="t", timeout_s=1.0) as client:
+            with pytest.raises(BasaltError, match="Kafka is away"):
+                await client.call(client.models.ListModels, REQUEST)
+    assert len(server.calls) > 1
+
+
 async def test_call_that_hangs_ends_with_its_deadline() -> None:
     async def hang(*_: object) -> None:
         await asyncio.Event().wait()

@@ -12,9 +12,11 @@ from basalt.pb.basalt.v1 import security_pb2 as sdk_pb
 from libs.common.clock import SystemClock
 from libs.common.errors import DependencyError, InvalidInputError
 from libs.common.journal import Journal
+from libs.common.stores.ports import Entry
 from libs.common.stores.sqlite import SqliteJournal
 from services.security.core.audit import GENESIS, AuditLog, Happening, Record
 from services.security.inbound.rpc import _record
+from tests.support.eventually import eventually
 
 
 def happening(number: int = 1, tenant: str = "acme") -> Happening:
@@ -193,6 +195,38 @@ async def test_without_the_journal_nothing_may_take_effect(tmp_path: Path) -> No
     with pytest.raises(DependencyError) as refused:
         await log.before(happening())
     assert refused.value.which == "audit"
+
+
+class Slow(SqliteJournal):
+    """Found to be away after a while."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.asked = 0
+        self.found_out = asyncio.Event()
+
+    async def latest(self, aggregate: str) -> Entry | None:
+        self.asked += 1
+        await self.found_out.wait()
+        raise DependencyError("The journal cannot be reached.", which="journal")
+
+
+async def test_whoever_waits_while_the_journal_is_found_away_hears_it_at_once(
+    tmp_path: Path,
+) -> None:
+    store = Slow(tmp_path / "journal.db")
+    log = AuditLog(Journal(store, SystemClock()), SystemClock())
+    waiting = [asyncio.create_task(log.append(happening(number))) for number in range(20)]
+    await eventually(lambda: store.asked == 1)
+    store.found_out.set()
+
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [getattr(each, "which", each) for each in told] == ["journal"] * 20
+    assert store.asked == 1
+    with pytest.raises(DependencyError):
+        await log.append(happening())
+    assert store.asked == 2
+    await store.close()
 
 
 def test_call_that_names_another_tenant_is_in_both_logs() -> None:
