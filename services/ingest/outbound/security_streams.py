@@ -21,7 +21,6 @@ from libs.common.rpc import Peers, translated
 from services.ingest.ports import SourceKey, Stream
 
 LOOK_S_MAX = 8.0
-PUT_LOOK_S_MAX = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +29,21 @@ class SecurityTopics:
     peers: Peers
 
     async def put(self, stream: Stream) -> None:
-        """Kafka is looked for first: without it security would only wait, in its caller's time."""
-        await self._look(PUT_LOOK_S_MAX)
-        await self._put(stream)
-
-    async def _put(self, stream: Stream) -> None:
         request = pb.PutStreamRequest(source=stream.source, durable=stream.durable)
         with translated("security"), acting_for(stream.tenant):
             await self.peers.stub(StreamServiceStub, "security").PutStream(request)
 
     async def ensure(self, streams: Sequence[Stream]) -> None:
         """Security is needed only where one is missing, so without it the others are read."""
-        there = await self._look(LOOK_S_MAX)
+        there = await self._look()
         for stream in streams:
             if stream.topic not in there:
-                await self._put(stream)
+                await self.put(stream)
 
-    async def _look(self, within_s: float) -> set[str]:
+    async def _look(self) -> set[str]:
         """The names of Kafka's topics. Raises DependencyError when it does not tell them."""
         try:
-            return await asyncio.wait_for(self._there(), within_deadline(within_s))
+            return await asyncio.wait_for(self._there(), within_deadline(LOOK_S_MAX))
         except (KafkaError, OSError, TimeoutError) as error:
             raise DependencyError(
                 "Kafka cannot be asked for the sources' topics.",
