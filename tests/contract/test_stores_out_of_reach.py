@@ -51,7 +51,7 @@ async def test_a_journal_out_of_reach_says_so(address: str) -> None:
 
 
 async def test_objects_out_of_reach_say_so(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("libs.common.stores.minio.READ_S_MAX", 1.0)
+    monkeypatch.setattr("libs.common.stores.s3.READ_S_MAX", 1.0)
     objects = minio_at(address, "someone", "secret")
     async with asyncio.timeout(GIVEN_UP_S_MAX):
         with pytest.raises(DependencyError) as refusal:

@@ -25,7 +25,12 @@ INPUT_AND_OUTPUT = (
     *("urllib", "urllib3", "uvicorn"),
     *("libs.common.access", "libs.common.bus", "libs.common.foundation", "libs.common.pb"),
     *("libs.common.peers", "libs.common.publishing", "libs.common.rpc", "libs.common.settings"),
-    *("libs.common.status", "libs.common.stores.directory", "libs.common.stores.minio"),
+    *(
+        "libs.common.status",
+        "libs.common.stores.directory",
+        "libs.common.stores.minio",
+        "libs.common.stores.s3",
+    ),
     *(
         "libs.common.http",
         "libs.common.kafka",

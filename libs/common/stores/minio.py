@@ -12,29 +12,19 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-import urllib3
-from minio import Minio
-from minio.error import InvalidResponseError, S3Error, ServerError
-from urllib3.exceptions import HTTPError
+from minio.error import S3Error
 
-from libs.common.errors import DependencyError, InvalidInputError, NotFoundError
+from libs.common.errors import DependencyError, NotFoundError
 from libs.common.stores.ports import PART_BYTES, checked_key, missing
+from libs.common.stores.s3 import UNREACHABLE, bucket_at
 
 T = TypeVar("T")
-# Given, so that the client need not be allowed to ask for it.
-REGION = "us-east-1"
 # S3's smallest part of an upload is 5 MiB; one is held in memory for each upload under way.
 UPLOAD_PART_BYTES = 8 * 1024 * 1024
 UPLOADS_AT_ONCE = 4
 READS_AT_ONCE = 8
-# A store that is gone is reported within seconds, well before a caller's deadline.
-CONNECT_S_MAX = 2.0
-READ_S_MAX = 15.0
-TRIES_AGAIN_MAX = 1
 KEYS_PAGE = 1_000
-TRANSIENT = (500, 502, 503, 504)
 MISSING = frozenset({"NoSuchKey", "NoSuchObject"})
 BUCKET_EXISTS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
@@ -43,30 +33,15 @@ class MinioObjects:
     """Objects under `prefix` in the bucket that `address` (http://HOST:PORT/BUCKET) names."""
 
     def __init__(self, address: str, *, prefix: str, access_key: str, secret_key: str) -> None:
-        url = urlsplit(address)
-        self._bucket = url.path.strip("/")
-        if url.scheme not in {"http", "https"} or not url.netloc or not self._bucket:
-            raise InvalidInputError(
-                f"BASALT_OBJECTS is 's3:{address}'.",
-                which="BASALT_OBJECTS",
-                next_step="Use s3:http://HOST:PORT/BUCKET.",
-            )
-        self._host = url.netloc
-        self._prefix = f"{prefix}/"
-        self._client = Minio(
-            url.netloc,
+        bucket = bucket_at(
+            address,
             access_key=access_key,
             secret_key=secret_key,
-            secure=url.scheme == "https",
-            region=REGION,
-            http_client=urllib3.PoolManager(
-                timeout=urllib3.Timeout(connect=CONNECT_S_MAX, read=READ_S_MAX),
-                retries=urllib3.Retry(
-                    total=TRIES_AGAIN_MAX, backoff_factor=0.2, status_forcelist=TRANSIENT
-                ),
-                maxsize=UPLOADS_AT_ONCE + READS_AT_ONCE,
-            ),
+            setting="BASALT_OBJECTS",
+            connections=UPLOADS_AT_ONCE + READS_AT_ONCE,
         )
+        self._client, self._bucket, self._host = bucket.client, bucket.name, bucket.host
+        self._prefix = f"{prefix}/"
         self._uploads = ThreadPoolExecutor(UPLOADS_AT_ONCE, "objects-upload")
         self._reads = ThreadPoolExecutor(READS_AT_ONCE, "objects-read")
         self._bucket_made = False
@@ -184,7 +159,7 @@ class MinioObjects:
             if key and error.code in MISSING:
                 raise missing(key) from error
             raise self._unavailable(f"{error.code}", error.message or "") from error
-        except (ServerError, InvalidResponseError, HTTPError, OSError) as error:
+        except UNREACHABLE as error:
             raise self._unavailable("it cannot be reached", _reason(error)) from error
 
     def _unavailable(self, reason: str, inside: str = "") -> DependencyError:

@@ -10,20 +10,14 @@ import asyncio
 import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
-import urllib3
-from minio import Minio
 from minio.commonconfig import COMPLIANCE
-from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.error import S3Error
 from minio.retention import Retention
-from urllib3.exceptions import HTTPError
 
-from libs.common.errors import DependencyError, InvalidInputError
+from libs.common.errors import DependencyError
+from libs.common.stores.s3 import UNREACHABLE, bucket_at
 
-REGION = "us-east-1"
-CONNECT_S_MAX = 2.0
-READ_S_MAX = 15.0
 ENDING = ".checkpoint"
 # Names count down from here, so that the newest checkpoint is the first of a listing.
 SIZE_MAX = 10**15
@@ -32,27 +26,16 @@ SIZE_MAX = 10**15
 class LockedCheckpoints:
     def __init__(self, address: str, *, access_key: str, secret_key: str, days: int) -> None:
         """`address` is http://HOST:PORT/BUCKET, a bucket with object lock."""
-        url = urlsplit(address)
-        self._bucket = url.path.strip("/")
-        if url.scheme not in {"http", "https"} or not url.netloc or not self._bucket:
-            raise InvalidInputError(
-                f"BASALT_CHECKPOINTS is 's3:{address}'.",
-                which="BASALT_CHECKPOINTS",
-                next_step="Use s3:http://HOST:PORT/BUCKET.",
-            )
-        self._days = days
-        self._bucket_made = False
-        self._client = Minio(
-            url.netloc,
+        bucket = bucket_at(
+            address,
             access_key=access_key,
             secret_key=secret_key,
-            secure=url.scheme == "https",
-            region=REGION,
-            http_client=urllib3.PoolManager(
-                timeout=urllib3.Timeout(connect=CONNECT_S_MAX, read=READ_S_MAX),
-                retries=urllib3.Retry(total=1, backoff_factor=0.2),
-            ),
+            setting="BASALT_CHECKPOINTS",
+            connections=1,
         )
+        self._client, self._bucket = bucket.client, bucket.name
+        self._days = days
+        self._bucket_made = False
 
     async def keep(self, tenant: str, size: int, note: str) -> None:
         await self._do(self._keep, tenant, size, note)
@@ -110,7 +93,7 @@ class LockedCheckpoints:
         try:
             await asyncio.to_thread(self._make_bucket)
             return await asyncio.to_thread(what, *given)
-        except (S3Error, ServerError, InvalidResponseError, HTTPError) as error:
+        except (S3Error, *UNREACHABLE) as error:
             said = error.code if isinstance(error, S3Error) else str(error)
             raise DependencyError(
                 f"Checkpoints cannot be kept in {self._bucket}: {said}.",

@@ -24,8 +24,7 @@ PLACE = re.compile(r"(\w+\.)*_?(path|root|folder|address|host|bootstrap|key)(\.n
 # Said at the start, to whoever starts it, who chose these places; or a thing's name for callers.
 SAID_TO_OPERATORS = {
     ("libs/common/stores/__init__.py", "address"),
-    ("libs/common/stores/minio.py", "address"),
-    ("services/security/outbound/locked_checkpoints.py", "address"),
+    ("libs/common/stores/s3.py", "address"),
     ("services/trainer/core/pipeline.py", "path"),
     ("services/gateway/dispatcher/app.py", "self._folder / DISPATCHER_SOCKET"),
 }

@@ -12,6 +12,7 @@ from basalt.errors import BasaltError, ClosedError, InvalidInputError, Unreachab
 from basalt.pb.basalt.v1 import inference_pb2, ingest_pb2, trainer_pb2
 from libs.common.errors import DependencyError, LimitError, NotFoundError
 from tests.support.answering import Handler, RefusalError, answering
+from tests.support.eventually import pause
 from tools.servers.ports import free_ports
 
 LIST = "basalt.v1.ModelService/ListModels"
@@ -110,9 +111,9 @@ async def test_last_try_that_was_short_of_time_does_not_hide_why_it_was_tried() 
 
     async def answer(*_: object) -> None:
         if (left_s := ends_at - time.monotonic()) < 0.5:
-            await asyncio.sleep(left_s / 2)
+            await pause(left_s / 2)
             raise DependencyError("Security did not answer in time.", which="security")
-        await asyncio.sleep(0.5)
+        await pause(0.5)
         raise DependencyError("Kafka is away.", which="kafka")
 
     with answering({LIST: answer}) as server:
