@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from libs.common.settings import SERVICES
+from standalone.chosen import chosen_of
 from standalone.home import Home, address
 from tools.servers import Envoy, Kafka, KafkaIdentity, Triton
 from tools.servers.child import Child
@@ -188,7 +189,7 @@ class _Settings:
             "BASALT_OTLP": address(self.ports["otlp"]),
             "BASALT_OTLP_TOKEN": self.home.otlp_token(service),
         }
-        return common | getattr(self, service, dict)()
+        return chosen_of(service) | common | getattr(self, service, dict)()
 
     def security(self) -> dict[str, str]:
         return {

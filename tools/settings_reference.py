@@ -21,7 +21,10 @@ missing. What is a list or a mapping is written as JSON. Where `BASALT_SECRETS` 
 setting may also be a file in it, named in lower case (`basalt_master_key`): that is how containers
 get their secrets.
 
-`basalt up` and `docker compose` set all of this; it is here for those who run a service themselves.
+`basalt up` and `docker compose` set what is needed. Numbers and tables are yours to choose:
+`basalt up` hands on those that it finds in its own environment (`BASALT_JOBS_AT_ONCE=2 basalt up`),
+Compose those that its file names in the form `"${BASALT_JOBS_AT_ONCE:-}"`. One that is empty is one
+that nobody set.
 """
 
 

@@ -26,7 +26,10 @@ class CommonSettings(BaseSettings):
     What the environment does not say is looked for in the folder that BASALT_SECRETS names.
     """
 
-    model_config = SettingsConfigDict(env_prefix="BASALT_", frozen=True, extra="ignore")
+    # One that is empty is one that nobody set, as Compose says it.
+    model_config = SettingsConfigDict(
+        env_prefix="BASALT_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     kafka: str = Field(description="Kafka's bootstrap servers: host:port[,host:port]")
     kafka_password: SecretStr = Field(
