@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # Of each sender: what it may send for ever, and at once after a silence.
 SPANS_PER_S_MAX = 5_000
-SPANS_AT_ONCE_MAX = 50_000
+# A fifth of what the store lets wait: a sender that has been silent takes no other's place there.
+SPANS_AT_ONCE_MAX = 20_000
 BYTES_PER_S_MAX = 4 * 1024 * 1024
 BYTES_AT_ONCE_MAX = 64 * 1024 * 1024
 # A name takes whoever holds the key to make it known; this many are remembered at a time.
@@ -98,7 +99,9 @@ class Senders:
 
         Raises LimitError when there were too many lately.
         """
-        if not self._allowances(sender).spans.take(len(spans) + malformed, self._monotonic()):
+        # A request of more would be refused whenever it came; what is not kept of it is counted.
+        amount = min(len(spans) + malformed, SPANS_AT_ONCE_MAX)
+        if not self._allowances(sender).spans.take(amount, self._monotonic()):
             self._meters.spans_refused(Refused.TOO_MUCH, len(spans))
             raise self._too_much(sender, f"{SPANS_PER_S_MAX} spans")
         taken = [each for each in spans if sender in (each.service, senders.COLLECTOR)]

@@ -19,7 +19,7 @@ from services.monitoring.outbound.sqlite_file import SqliteFile
 
 WRITE_AFTER_S = 0.1
 WRITE_SPANS_MAX = 5_000
-WAITING_SPANS_MAX = 50_000
+WAITING_SPANS_MAX = 100_000
 PRUNE_AFTER_S = 60.0
 PRUNED_TRACES_MAX = 1_000
 US = 1_000_000
