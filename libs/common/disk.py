@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ MIB = 1024 * 1024
 # Below the first it is said; below the second what is written may fail at any moment.
 FREE_BYTES_LOW = 512 * MIB
 FREE_BYTES_LAST = 64 * MIB
+# What the kernel says when a disk, or a user's share of it, is full.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,18 @@ class Disk:
             which="disk",
             next_step="Make room, or move the platform's folder to a larger disk.",
         )
+
+
+def is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def no_room() -> DependencyError:
+    return DependencyError(
+        "The disk is full; nothing was written.",
+        which="disk",
+        next_step="Make room, or move the platform's folder to a larger disk; then try again.",
+    )
 
 
 def free_bytes(folder: Path) -> int:

@@ -27,6 +27,7 @@ from opentelemetry.trace import SpanKind
 
 from libs.common import telemetry
 from libs.common.auditing import PERMITTED, REFUSED, Asked
+from libs.common.disk import is_full, no_room
 from libs.common.echo import bounded
 from libs.common.errors import (
     BasaltError,
@@ -192,6 +193,8 @@ def _told(error: Exception) -> BasaltError:
     """What a caller is told. Of a fault of ours: where to find it, and nothing of its insides."""
     if isinstance(error, BasaltError) and not isinstance(error, InternalError):
         return error
+    if is_full(error):
+        return no_room()
     reference = telemetry.trace_id()
     return InternalError(
         "The service failed on this call; nothing of it is known to have taken effect.",

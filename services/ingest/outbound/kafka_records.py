@@ -275,15 +275,15 @@ class KafkaRecords(ConsumerRebalanceListener):
                 partition.succeeded(await self._intake.commit(position, records, proof))
                 self._note(partition.place, records)
         except ConflictError:
-            log.info("partition_overtaken", topic=partition.place.topic)
             partition.forget(at_once=True)
+            log.info("partition_overtaken", topic=partition.place.topic)
         except BasaltError as error:
             # The outcome may be unknown: the journal knows it.
-            log.warning("commit_failed", topic=partition.place.topic, error=str(error))
             partition.forget(str(error))
+            log.warning("commit_failed", topic=partition.place.topic, error=str(error))
         except Exception as error:
-            log.exception("commit_fault", topic=partition.place.topic)
             partition.forget(f"A chunk could not be committed: {type(error).__name__}.")
+            log.exception("commit_fault", topic=partition.place.topic)
         finally:
             partition.commit = None
 

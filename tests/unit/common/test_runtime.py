@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -194,3 +196,28 @@ async def test_a_store_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(DependencyError, match="Away"):
         await Keeping("journal", pinging(DependencyError("Away.")), closed).start()
+
+
+LOGGING = """
+import logging, sys
+import structlog
+from libs.common.runtime import log_to_stderr
+
+log_to_stderr("tested", "info")
+try:
+    raise ValueError("something to mend")
+except ValueError:
+    structlog.get_logger().exception("fault")
+    structlog.get_logger().warning("more", of="it")
+    logging.getLogger("a.library").error("its own line")
+print("went on")
+"""
+
+
+def test_a_log_that_takes_no_line_does_not_change_what_is_done() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", LOGGING], stdout=subprocess.PIPE, stderr=full, check=False
+        )
+
+    assert done.stdout == b"went on\n"
