@@ -34,7 +34,7 @@ from libs.common.errors import BasaltError, DependencyError, InvalidInputError
 from libs.common.events import Event
 from libs.common.flow import DEAD_LETTER_SUFFIX, Topic
 from libs.common.identity import acting_for
-from libs.common.kafka import KafkaAccess
+from libs.common.kafka import HEARTBEAT_MS, SESSION_MS, KafkaAccess
 from libs.common.proven import ProvenBroker
 from libs.common.publishing import STOP_S_MAX, Publishing, stopped
 from libs.common.stores.ports import Outgoing
@@ -45,6 +45,8 @@ TRY_AGAIN_S_MAX = 5.0
 # Within max.poll.interval.ms (5 minutes), after which Kafka would take the partition away.
 RETRYABLE_S_MAX = 120.0
 START_S_MAX = 45.0
+# A group without dead members lets us in within this.
+JOIN_S_MAX = 1.0
 REASON_PREFIX = "basalt-"
 
 E = TypeVar("E", bound=Event)
@@ -114,12 +116,15 @@ class Bus:
         # What could not be read last, until an event that can be has come after it.
         self._gaps: dict[tuple[str, int], str] = {}
         self._broker = self._new_broker()
+        self._joining: asyncio.Task[None] | None = None
+        self._outside = ""
 
     @property
     def problem(self) -> str:
         """What is not being consumed, and why; for the service's health."""
         troubles = self._broker.troubles()
-        return " ".join([*self._waiting.values(), *self._gaps.values(), *troubles])
+        outside = [self._outside] if self._outside else []
+        return " ".join([*outside, *self._waiting.values(), *self._gaps.values(), *troubles])
 
     def _new_broker(self) -> ProvenBroker:
         broker = ProvenBroker(
@@ -143,6 +148,8 @@ class Bus:
             ack_policy=AckPolicy.NACK_ON_ERROR,
             no_reply=True,
             max_workers=1,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=HEARTBEAT_MS,
             parser=parse,
             decoder=undecoded,
         )
@@ -155,16 +162,22 @@ class Bus:
     async def start(self) -> None:
         """Waits until Kafka lets this service use its topics, then begins to consume.
 
+        A group lets nobody in while it waits for a member that died: callers do not wait for that.
         Who only publishes waits for nothing: while Kafka is away its events are in its outbox.
         """
         if not self.router.handlers:
             return
+        await self._admitted()
+        self._joining = asyncio.create_task(self._join(), name="bus joins")
+        await asyncio.wait({self._joining}, timeout=JOIN_S_MAX)
+
+    async def _admitted(self) -> None:
+        """Raises DependencyError when Kafka does not let us use our topics."""
         give_up_at = time.monotonic() + START_S_MAX
         while True:
             try:
                 await require_topics(self.access, self.topics)
                 await self._publishing.connect()
-                await self._broker.start()
                 return
             # A broker that is only just starting refuses in many ways, all of which pass.
             except (KafkaError, OSError, DependencyError) as error:
@@ -176,6 +189,18 @@ class Bus:
                         " this service's rights are made by security.",
                         inside=f"{self.access.bootstrap}: {error}",
                     ) from error
+                await asyncio.sleep(TRY_AGAIN_S)
+
+    async def _join(self) -> None:
+        """Until every group has let us in."""
+        self._outside = "Events are not taken yet: Kafka's groups have not let this service in."
+        while True:
+            try:
+                await self._broker.start()
+                self._outside = ""
+                return
+            except (KafkaError, OSError) as error:
+                log.warning("groups_not_joined", error=repr(error))
                 await stopped(self._broker.stop())
                 self._broker = self._new_broker()
                 await asyncio.sleep(TRY_AGAIN_S)
@@ -183,6 +208,9 @@ class Bus:
     async def stop(self) -> None:
         """Handlers at work may finish; what waits for a retry is left for the next start."""
         self._stopping.set()
+        if self._joining is not None:
+            self._joining.cancel()
+            await asyncio.wait({self._joining})
         await stopped(self._broker.stop())
         await self._publishing.stop()
 

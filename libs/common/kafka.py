@@ -18,6 +18,9 @@ from libs.common.settings import CommonSettings
 MECHANISM = "SCRAM-SHA-256"
 # Who makes topics, users and rights; `security` alone has its password.
 ADMINISTRATOR = "administrator"
+# Kafka's least: after it a group goes on without a consumer that died.
+SESSION_MS = 6_000
+HEARTBEAT_MS = 1_500
 
 
 @dataclass(frozen=True, slots=True)

@@ -317,7 +317,7 @@ async def test_what_a_killed_consumer_had_begun_is_delivered_again(
 
     first = await consumer("event-12")
     async with sender(kafka.bootstrap) as publisher:
-        await eventually(lambda: "consuming" in noted(), within_s=60)
+        await eventually(lambda: "serving" in noted(), within_s=60)
         for id_ in wanted:
             await publisher.publish(outgoing(topic, dataset_versioned(id_)))
         await eventually(lambda: "began event-12" in noted(), within_s=30)
@@ -331,6 +331,9 @@ async def test_what_a_killed_consumer_had_begun_is_delivered_again(
         second = await consumer("")
         try:
             await eventually(lambda: "ended event-29" in noted(), within_s=60)
+            # Its callers did not wait for Kafka to give the dead one up.
+            served = next(at for at, line in enumerate(noted()) if "not taken yet" in line)
+            assert noted()[served:][1] == "began event-12"
         finally:
             second.kill()
             await second.wait()

@@ -38,7 +38,7 @@ async def consume(bootstrap: str, name: str, group: str, notes: str, hangs_at: s
         bus = Bus(KafkaAccess(bootstrap), router)
         await make_for(bus)
         await bus.start()
-        note(file, "consuming")
+        note(file, f"serving {bus.problem}".rstrip())
         await asyncio.Event().wait()
 
 

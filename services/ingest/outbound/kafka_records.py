@@ -21,7 +21,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from libs.common import flow
 from libs.common.consuming import ConfinedConsumer
 from libs.common.errors import BasaltError, ConflictError, NotFoundError
-from libs.common.kafka import KafkaAccess
+from libs.common.kafka import HEARTBEAT_MS, SESSION_MS, KafkaAccess
 from libs.common.positions import Judged, judge
 from libs.common.proof import UNKNOWN_EPOCH, Proof
 from libs.common.publishing import stopped
@@ -39,9 +39,6 @@ from services.ingest.outbound.partition import (
 PATTERN = r"^upstream\..*"
 # A new source's topic is noticed within this time.
 METADATA_MS_MAX = 1_000
-# Kafka's least: after it a killed replica's partitions go to the others.
-SESSION_MS = 6_000
-HEARTBEAT_MS = 1_500
 PARTITION_FETCH_BYTES_MAX = 2 * 1024 * 1024
 # What all partitions together may hold before nothing more is read.
 BUFFERED_BYTES_MAX = 32 * 1024 * 1024
