@@ -7,6 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -48,8 +49,13 @@ class Ledger:
     revoked: dict[str, str] = field(default_factory=dict)
     jobs: list[str] = field(default_factory=list)
     deployed: int = 0
+    # What each kind of work that is under way has last been told.
+    kept: dict[str, str] = field(default_factory=dict)
     answers: Counter[str] = field(default_factory=Counter)
     topic: str = ""
+    # Held by whoever wants no new records for a while.
+    publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    uploading: asyncio.Lock = field(default_factory=asyncio.Lock)
     # What the upstream system logs in to Kafka with: its own key for this source.
     access: KafkaAccess | None = None
 
@@ -74,12 +80,23 @@ class Ledger:
     async def work(self, stop: asyncio.Event) -> None:
         """All kinds side by side until `stop`; each lets what it began be answered."""
         kinds = (self._publish, self._upload, self._user, self._key, self._predict, self._deploy)
-        await asyncio.gather(self._job(), *(self._again(kind, stop) for kind in kinds))
+        await asyncio.gather(self._once(self._job), *(self._again(kind, stop) for kind in kinds))
+
+    @property
+    def under_way(self) -> str:
+        """For people: which work has not ended, and what it was last told."""
+        return "; ".join(f"{kind}: {told or 'not answered'}" for kind, told in self.kept.items())
+
+    async def _once(self, kind: Callable[[int], Awaitable[None]], number: int = 0) -> None:
+        name = kind.__name__.strip("_")
+        self.kept[name] = ""
+        await kind(number)
+        del self.kept[name]
 
     async def _again(self, kind: Callable[[int], Awaitable[None]], stop: asyncio.Event) -> None:
         number = 0
         while not stop.is_set():
-            await kind(number)
+            await self._once(kind, number)
             number += 1
             await pause(TRY_AGAIN_S)
 
@@ -98,8 +115,9 @@ class Ledger:
             except Exception as error:
                 raise BasaltError(repr(error), code="UNAVAILABLE", retryable=True) from error
 
-        await self._insist(send)
-        self.events.append(name)
+        async with self.publishing:
+            await self._insist("publish", send)
+            self.events.append(name)
 
     async def _upload(self, number: int) -> None:
         engineer = self.story.people.engineer
@@ -116,26 +134,29 @@ class Ledger:
             async with asyncio.timeout(CALL_S_MAX * 2):
                 await engineer.send(engineer.ingest.UploadFile, parts())
 
-        await self._insist(send)
-        self.uploaded.append(name)
+        async with self.uploading:
+            await self._insist("upload", send)
+            self.uploaded.append(name)
 
     async def _user(self, number: int) -> None:
         by, name = self.story.people.administrator, f"user-{self.seed}-{number}"
         request = security_pb2.CreateUserRequest(name=name, roles=["operator"])
-        await self._made(lambda: by.call(by.identity.CreateUser, request, timeout_s=CALL_S_MAX))
+        await self._made(
+            "user", lambda: by.call(by.identity.CreateUser, request, timeout_s=CALL_S_MAX)
+        )
         self.users.append(name)
 
     async def _key(self, number: int) -> None:
         by, name = self.story.people.administrator, f"key-{self.seed}-{number}"
         request = security_pb2.CreateApiKeyRequest(name=name, roles=["application"], days=1)
         made = await self._made(
-            lambda: by.call(by.identity.CreateApiKey, request, timeout_s=CALL_S_MAX)
+            "key", lambda: by.call(by.identity.CreateApiKey, request, timeout_s=CALL_S_MAX)
         )
         self.keys.append(name)
         if made is not None and number % 2:
             revoke = security_pb2.RevokeApiKeyRequest(id=made.key.id)
             await self._insist(
-                lambda: by.call(by.identity.RevokeApiKey, revoke, timeout_s=CALL_S_MAX)
+                "key", lambda: by.call(by.identity.RevokeApiKey, revoke, timeout_s=CALL_S_MAX)
             )
             self.revoked[name] = made.secret
 
@@ -154,37 +175,57 @@ class Ledger:
         request = inference_pb2.DeployRequest(
             model=MODEL, version=1, weight=100, reason=f"chaos {self.seed} {number}"
         )
-        await self._insist(lambda: by.call(by.deployments.Deploy, request, timeout_s=60))
+        await self._insist("deploy", lambda: by.call(by.deployments.Deploy, request, timeout_s=60))
         self.deployed += 1
 
-    async def _job(self) -> None:
+    async def _job(self, _number: int) -> None:
         by, key = self.story.people.engineer, f"chaos-job-{self.seed}"
         request = trainer_pb2.RunPipelineRequest(pipeline="tumour", idempotency_key=key)
         answer = await self._insist(
-            lambda: by.call(by.trainer.RunPipeline, request, timeout_s=CALL_S_MAX * 4)
+            "job", lambda: by.call(by.trainer.RunPipeline, request, timeout_s=CALL_S_MAX * 4)
         )
         self.jobs.append(answer.job.id)
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _insist(self, kind: str, call: Callable[[], Awaitable[T]]) -> T:
         """Until it is answered: what is retryable, and what a dying process breaks off."""
         while True:
             try:
                 return await call()
-            except TimeoutError:
-                pass
+            except TimeoutError as error:
+                self.kept[kind] = repr(error)
             except BasaltError as error:
                 if not (error.retryable or error.code in BROKEN_OFF):
                     raise
+                self.kept[kind] = str(error)
             await pause(TRY_AGAIN_S)
 
-    async def _made(self, call: Callable[[], Awaitable[T]]) -> T | None:
+    async def _made(self, kind: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """None when an earlier try, whose answer was lost, has made it already."""
         try:
-            return await self._insist(call)
+            return await self._insist(kind, call)
         except BasaltError as error:
             if error.code != "ALREADY_EXISTS":
                 raise
         return None
+
+    @asynccontextmanager
+    async def silent(self) -> AsyncIterator[None]:
+        """Within it no record is on its way: what was acknowledged, `ingest` has."""
+        async with self.publishing, self.uploading:
+            await self._all_is_taken_in()
+            yield
+
+    async def _all_is_taken_in(self) -> None:
+        engineer = self.story.people.engineer
+        request = ingest_pb2.GetSourceRequest(name=self.source)
+        while True:
+            source = await self._insist(
+                "look", lambda: engineer.call(engineer.ingest.GetSource, request)
+            )
+            if source.source.records_accepted >= len(self.events) + len(self.uploaded):
+                self.kept.pop("look", None)
+                return
+            await pause(TRY_AGAIN_S)
 
     # What holds.
 

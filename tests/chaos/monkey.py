@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from tests.chaos.ledger import Ledger
+from tests.support import logs
 from tests.support.eventually import pause
 from tests.support.laptop import Laptop
+from tools.servers import Kafka
 
 PAUSE_S = (0.5, 4.0)
 # Files that the platform makes again by itself.
 FILES = ("door/dispatcher.sock", "door/envoy.json", "door/routes.json", "door/rds.json")
+# Topics between services, whose events their producers publish again.
+EVENTS = ("dataset.versioned.v1", "deployment.changed.v1", "access.changed.v1", "alert.raised.v1")
+BATCHES_CUT_MAX = 3
+FULL_S = (2.0, 6.0)
+FILLING_BYTES = 1 << 20
+
+Harm = Callable[[], Awaitable[str]]
 
 
 @dataclass
 class Monkey:
-    """`done` tells each harm and when; the draws are the seed's, their timing the machine's."""
+    """`done` tells each harm and when; the draws are the seed's, their timing the machine's.
+
+    `small_disk`: the installation has a disk of its own, which may be filled.
+    """
 
     platform: Laptop
-    seed: int
+    ledger: Ledger
+    small_disk: bool = False
     done: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)  # noqa: S311 - to be repeated, not to be secret.
+        self._random = random.Random(self.ledger.seed)  # noqa: S311 - to be repeated, not secret.
         self._began = time.monotonic()
 
     @property
@@ -37,23 +53,26 @@ class Monkey:
     async def harm_for(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            self.harm()
+            await self.harm()
             await pause(self._random.uniform(*PAUSE_S))
 
-    def harm(self) -> None:
-        kinds: dict[str, tuple[int, Callable[[], str]]] = {
+    async def harm(self) -> None:
+        kinds: dict[str, tuple[int, Harm]] = {
             "kill": (5, lambda: self._signal(signal.SIGKILL)),
             "term": (2, lambda: self._signal(signal.SIGTERM)),
             "stop": (3, lambda: self._signal(signal.SIGSTOP)),
             "kill several": (2, self._kill_several),
             "remove": (2, self._remove),
             "damage": (2, self._damage),
+            "cut the log of": (1, self._cut_log),
+            "kill the supervisor": (1, self._kill_supervisor),
+            "fill the disk": (1 if self.small_disk else 0, self._fill_disk),
         }
         (kind,) = self._random.choices(list(kinds), [weight for weight, _ in kinds.values()])
         at_s = time.monotonic() - self._began
-        self.done.append(f"{at_s:5.1f} s  {kind} {kinds[kind][1]()}")
+        self.done.append(f"{at_s:5.1f} s  {kind} {await kinds[kind][1]()}")
 
-    def _signal(self, number: signal.Signals, name: str = "") -> str:
+    async def _signal(self, number: signal.Signals, name: str = "") -> str:
         name = name or self._random.choice(self.names)
         process = self.platform.process(name)
         if not process.alive:
@@ -63,17 +82,48 @@ class Monkey:
             os.kill(process.pid, number)
         return name
 
-    def _kill_several(self) -> str:
+    async def _kill_several(self) -> str:
         victims = self._random.sample(self.names, self._random.randint(2, 5))
-        return ", ".join(self._signal(signal.SIGKILL, victim) for victim in victims)
+        return ", ".join([await self._signal(signal.SIGKILL, victim) for victim in victims])
 
-    def _remove(self) -> str:
+    async def _remove(self) -> str:
         name = self._random.choice(FILES)
         (self.platform.home.root / name).unlink(missing_ok=True)
         return name
 
-    def _damage(self) -> str:
+    async def _damage(self) -> str:
         name = self._random.choice(FILES[1:])
         with contextlib.suppress(FileNotFoundError):
             (self.platform.home.root / name).write_text("{")
         return name
+
+    async def _cut_log(self) -> str:
+        """Records that were read already are gone when Kafka comes back, as after a power cut."""
+        kafka = self.platform.process("kafka")
+        assert isinstance(kafka, Kafka)
+        topic = self._random.choice((self.ledger.topic, self.ledger.topic, *EVENTS))
+        batches = self._random.randint(1, BATCHES_CUT_MAX)
+        cut = 0
+        async with self.ledger.silent(), self.platform.away("kafka"):
+            for partition in logs.partitions(kafka, topic):
+                kept = max(logs.batches(kafka, topic, partition) - batches, 0)
+                cut += logs.batches(kafka, topic, partition) - kept
+                logs.cut(kafka, topic, kept, partition)
+        return f"{topic} by {cut} batches"
+
+    async def _kill_supervisor(self) -> str:
+        await asyncio.to_thread(self.platform.lose_supervisor)
+        return "with all that it keeps"
+
+    async def _fill_disk(self) -> str:
+        filling, seconds = self.platform.home.root / "filling", self._random.uniform(*FULL_S)
+        await asyncio.to_thread(_fill, filling)
+        await pause(seconds)
+        filling.unlink()
+        return f"for {seconds:.0f} s"
+
+
+def _fill(file: Path) -> None:
+    with file.open("wb", buffering=0) as filling, contextlib.suppress(OSError):
+        while filling.write(bytes(FILLING_BYTES)):
+            pass

@@ -35,20 +35,23 @@ class Outcome:
         )
 
 
-async def run(platform: Laptop, story: Story, seed: int, harm_s: float) -> Outcome:
-    ledger, monkey = Ledger(story, seed), Monkey(platform, seed)
+async def run(
+    platform: Laptop, story: Story, seed: int, harm_s: float, *, small_disk: bool = False
+) -> Outcome:
+    ledger = Ledger(story, seed)
+    monkey = Monkey(platform, ledger, small_disk)
     await ledger.begin()
     stop = asyncio.Event()
     load = asyncio.create_task(ledger.work(stop))
     try:
         await monkey.harm_for(harm_s)
-        back_s = await _back(platform)
+        back_s = await back(platform)
         stop.set()
         async with asyncio.timeout(ENDING_S_MAX):
             await load
         wrong = await _wrong(ledger)
     except TimeoutError:
-        back_s, wrong = BACK_S_MAX, "the load did not end"
+        back_s, wrong = BACK_S_MAX, f"the load did not end: {ledger.under_way}"
     finally:
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
@@ -65,7 +68,7 @@ async def run(platform: Laptop, story: Story, seed: int, harm_s: float) -> Outco
     return Outcome(seed, tuple(monkey.done), back_s, told, wrong)
 
 
-async def _back(platform: Laptop) -> float:
+async def back(platform: Laptop) -> float:
     """Seconds until every process answers a real call and the door is open."""
     began = time.monotonic()
     async with asyncio.timeout(BACK_S_MAX):

@@ -11,9 +11,10 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from xdist.remote import Producer
@@ -46,16 +47,19 @@ class Laptop:
 
     def __init__(self, root: Path, edition: str = "laptop") -> None:
         self.home = Home.at(root)
-        stores = Stores.in_folder(root) if edition == "laptop" else on_servers(root)
-        self.edition: Edition = lay_out(self.home, stores=stores)
-        self.servers = tuple(server.name for server in stores.servers)
+        self._stores = Stores.in_folder(root) if edition == "laptop" else on_servers(root)
+        self.servers = tuple(server.name for server in self._stores.servers)
         self.changes: list[tuple[str, str]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._claim = ExitStack()
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        self.edition: Edition = lay_out(self.home, stores=self._stores)
         self._supervisor = Supervisor(
             self.home, self.edition, lambda name, state, _: self.changes.append((name, state))
         )
-        self._claim = ExitStack()
 
     @property
     def door(self) -> str:
@@ -72,14 +76,31 @@ class Laptop:
     def start(self) -> None:
         self._claim.enter_context(self.home.claimed())
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._supervisor.start(), self._loop).result(START_S_MAX)
+        self._supervise(self._supervisor.start(), START_S_MAX)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._supervisor.stop(), self._loop).result(STOP_S_MAX)
+        self._supervise(self._supervisor.stop(), STOP_S_MAX)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
         self._claim.close()
+
+    def lose_supervisor(self) -> None:
+        """SIGKILL to all that it keeps, as when it dies itself; then somebody starts it again.
+
+        That its processes end with it is for tests/e2e/test_laptop.py to show.
+        """
+
+        async def die() -> None:
+            self._supervisor.kill()
+            await self._supervisor.stop()
+
+        self._supervise(die(), STOP_S_MAX)
+        self._lay_out()
+        self._supervise(self._supervisor.start(), START_S_MAX)
+
+    def _supervise(self, work: Coroutine[Any, Any, None], within_s: float) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(within_s)
 
     def process(self, name: str) -> Process:
         return next(process for process in self.edition.processes if process.name == name)
@@ -122,6 +143,16 @@ class Laptop:
             may_come_back.set()
             came_back = wait_until(lambda: self.changes.count((name, "ready")) > ready, BACK_S_MAX)
             assert came_back, f"{name} did not come back:\n{self.log(name)}"
+
+    @asynccontextmanager
+    async def away(self, name: str) -> AsyncIterator[None]:
+        """As `without`, for those who go on with other work meanwhile."""
+        without = self.without(name)
+        await asyncio.to_thread(without.__enter__)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(without.__exit__, None, None, None)
 
     def log(self, name: str) -> str:
         """The end of what a process wrote."""

@@ -13,6 +13,15 @@ def segment(kafka: Kafka, topic: str, partition: int = 0) -> Path:
     return kafka.directory / "records" / f"{topic}-{partition}" / f"{0:020d}.log"
 
 
+def partitions(kafka: Kafka, topic: str) -> range:
+    return range(len(list((kafka.directory / "records").glob(f"{topic}-[0-9]*"))))
+
+
+def batches(kafka: Kafka, topic: str, partition: int = 0) -> int:
+    """How many batches a partition has."""
+    return len(_places(segment(kafka, topic, partition).read_bytes())) - 1
+
+
 def cut(kafka: Kafka, topic: str, batches_kept: int, partition: int = 0) -> None:
     """The partition loses its batches after so many."""
     path = segment(kafka, topic, partition)
