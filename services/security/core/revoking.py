@@ -19,7 +19,7 @@ from libs.common.clock import Clock
 from libs.common.events import AccessChanged
 from libs.common.identity import PLATFORM
 from libs.common.journal import PAGE_ENTRIES, Change, Journal, aggregate
-from libs.common.revocations import Revocation, in_parts
+from libs.common.revocations import CLOCK_SKEW_S, Revocation, in_parts
 from libs.common.stores.ports import Entry
 
 KIND = "revocation"
@@ -55,6 +55,7 @@ class RevocationLog:
     clock: Clock
     # Of each day's aggregate, the version up to which it was read.
     _read: dict[str, int] = field(default_factory=dict[str, int])
+    _seen: float = 0.0
 
     async def append(self, revocations: Sequence[Revocation], access_version: int, by: str) -> None:
         """Durable when it returns."""
@@ -82,7 +83,15 @@ class RevocationLog:
         await self.journal.decide(day, self.clock.new_id(), by, decide)
 
     async def news(self) -> list[Revocation]:
-        """What was not read before, this process's own appends too; all there is at first."""
+        """What was not read before, this process's own appends too; all there is at first.
+
+        All there is, too, when the clock was set back: what had expired by it, and was forgotten,
+        concerns tokens that are taken again.
+        """
+        now = self.clock.now().timestamp()
+        if now + CLOCK_SKEW_S < self._seen:
+            self._read.clear()
+        self._seen = now
         found: list[Revocation] = []
         for head in await self._heads():
             after = self._read.get(head.aggregate, 0)

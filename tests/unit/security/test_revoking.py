@@ -104,6 +104,22 @@ async def test_what_has_expired_is_neither_kept_nor_read_again(
     assert len(later.verifier.revocations) == 5
 
 
+async def test_a_clock_that_ran_ahead_and_is_set_right_makes_nothing_valid_again(
+    world: LoginWorld,
+) -> None:
+    key, secret = await world.keys.create("acme", "crm", ["application"], 30, "admin")
+    await world.keys.revoke("acme", key.state.id, "admin")
+    await world.access.refresh()
+    world.clock.pass_s(365 * DAY_S)
+    await world.access.refresh()
+    world.verifier.revocations.forget_expired()
+    assert len(world.verifier.revocations) == 0
+    world.clock.pass_s(-365 * DAY_S)
+    assert not refused(world, secret), "It is forgotten until it is read again."
+    await world.access.refresh()
+    assert refused(world, secret)
+
+
 async def test_revocations_of_a_state_from_before_rows_hold(tmp_path: Path) -> None:
     world = LoginWorld(tmp_path)
     await world.begin()
