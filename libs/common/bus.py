@@ -199,8 +199,9 @@ class Bus:
                 await self._broker.start()
                 self._outside = ""
                 return
-            except (KafkaError, OSError) as error:
-                log.warning("groups_not_joined", error=repr(error))
+            except Exception as error:
+                known = isinstance(error, (KafkaError, OSError))
+                log.warning("groups_not_joined", error=repr(error), exc_info=not known)
                 await stopped(self._broker.stop())
                 self._broker = self._new_broker()
                 await asyncio.sleep(TRY_AGAIN_S)
