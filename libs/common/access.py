@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -17,7 +18,7 @@ from libs.common.errors import BasaltError, DependencyError
 from libs.common.identity import TokenVerifier, acting_tenant
 from libs.common.pb.basalt.v1 import security_pb2 as pb
 from libs.common.pb.basalt.v1.security_pb2_grpc import AuditServiceStub, IdentityServiceStub
-from libs.common.revocations import Revocation
+from libs.common.revocations import CLOCK_SKEW_S, Revocation
 from libs.common.rpc import Peers, translated
 
 REFRESH_S_BEFORE = 60.0
@@ -30,14 +31,38 @@ AUDIT_TIMEOUT_S = 3.0
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    """A token, and from when to when it holds: seconds since 1970."""
+
+    token: str
+    at: float
+    expires_at: float
+
+    def left_s(self, now: float) -> float:
+        """Nothing of one that holds from later on: the clock ran ahead, and was set right."""
+        return self.expires_at - now if self.at <= now + CLOCK_SKEW_S else 0.0
+
+
+_NEVER = _Issued("", 0.0, 0.0)
+
+
 class ServiceTokens:
     """Tokens of this service, one a tenant, renewed before they expire."""
 
-    def __init__(self, service: str, credential: str, open_peers: Peers) -> None:
+    def __init__(
+        self,
+        service: str,
+        credential: str,
+        open_peers: Peers,
+        now: Callable[[], float] | None = None,
+    ) -> None:
+        """`now`: seconds since 1970; the machine's clock unless said otherwise."""
         self._service = service
         self._credential = credential
         self._peers = open_peers
-        self._tokens: dict[str, tuple[str, float]] = {}
+        self._now = now or (lambda: time.time())
+        self._tokens: dict[str, _Issued] = {}
         self._renewing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def token(self) -> str:
@@ -45,15 +70,15 @@ class ServiceTokens:
         tenant = acting_tenant()
         lock = self._renewing.setdefault(tenant, asyncio.Lock())
         async with lock:
-            token, expires_at = self._tokens.get(tenant, ("", 0.0))
-            left_s = expires_at - time.time()
+            last = self._tokens.get(tenant, _NEVER)
+            left_s = last.left_s(self._now())
             if left_s > REFRESH_S_BEFORE:
-                return token
+                return last.token
             try:
                 return await self._renew(tenant)
             except DependencyError:
                 if left_s > USABLE_S_MIN:
-                    return token
+                    return last.token
                 raise
 
     async def _renew(self, tenant: str) -> str:
@@ -63,7 +88,8 @@ class ServiceTokens:
         with translated("security"):
             stub = self._peers.stub(IdentityServiceStub, "security")
             answer = await stub.IssueServiceToken(request)
-        self._tokens[tenant] = (answer.token, float(answer.expires_at.seconds))
+        expires_at = float(answer.expires_at.seconds)
+        self._tokens[tenant] = _Issued(answer.token, self._now(), expires_at)
         return answer.token
 
 

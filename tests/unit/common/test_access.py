@@ -35,6 +35,7 @@ class Security(security_pb2_grpc.IdentityServiceServicer, security_pb2_grpc.Audi
     def __init__(self) -> None:
         self.away = False
         self.lasts_s = 900
+        self.now = time.time()
         self.issued: list[str] = []
         self.audited: list[pb.AppendAuditRequest] = []
         self.changes: asyncio.Queue[pb.FollowAccessResponse | None] = asyncio.Queue()
@@ -47,7 +48,7 @@ class Security(security_pb2_grpc.IdentityServiceServicer, security_pb2_grpc.Audi
         await asyncio.sleep(0)
         self.issued.append(request.tenant)
         answer = pb.IssueServiceTokenResponse(token=f"{request.tenant}-{len(self.issued)}")
-        answer.expires_at.FromSeconds(int(time.time()) + self.lasts_s)
+        answer.expires_at.FromSeconds(int(self.now) + self.lasts_s)
         return answer
 
     async def FollowAccess(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
@@ -122,6 +123,24 @@ async def test_a_token_that_no_longer_holds_is_not_offered() -> None:
             await tokens.token()
 
         assert refusal.value.which == "security"
+
+
+@pytest.mark.parametrize("ahead_s", [3_600, 86_400 * 365])
+async def test_a_token_of_a_clock_that_ran_ahead_is_not_offered_once_it_is_right(
+    ahead_s: float,
+) -> None:
+    async with serving() as (security, peers):
+        tokens = ServiceTokens("ingest", "hunter2", peers, lambda: security.now)
+        right = security.now
+        first = await tokens.token()
+        security.now = right + ahead_s
+        ahead = await tokens.token()
+        assert ahead != first
+        security.now = right
+        after = await tokens.token()
+
+        assert after not in (first, ahead)
+        assert await tokens.token() == after
 
 
 def change(sequence: int, jwks: str = "", *revoked: str) -> pb.FollowAccessResponse:
