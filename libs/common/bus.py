@@ -37,6 +37,7 @@ from libs.common.identity import acting_for
 from libs.common.kafka import HEARTBEAT_MS, SESSION_MS, KafkaAccess
 from libs.common.proven import ProvenBroker
 from libs.common.publishing import STOP_S_MAX, Publishing, stopped
+from libs.common.runtime import ended
 from libs.common.stores.ports import Outgoing
 
 TRIES_MAX = 3
@@ -210,8 +211,7 @@ class Bus:
         """Handlers at work may finish; what waits for a retry is left for the next start."""
         self._stopping.set()
         if self._joining is not None:
-            self._joining.cancel()
-            await asyncio.wait({self._joining})
+            await ended(self._joining)
         await stopped(self._broker.stop())
         await self._publishing.stop()
 

@@ -165,7 +165,9 @@ class Journal:
         taken = not lock.locked() and await lock.acquire()
         if not taken:
             with contextlib.suppress(TimeoutError):
-                taken = await asyncio.wait_for(lock.acquire(), TURN_S_MAX)
+                # wait_for of Python 3.11 may lose a cancellation.
+                async with asyncio.timeout(TURN_S_MAX):
+                    taken = await lock.acquire()
         try:
             yield
         finally:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TextIO, cast
+from typing import Any, Protocol, TextIO, cast
 
 import structlog
 
@@ -27,6 +27,7 @@ STOP_S_MAX = 11.0
 STOP_S_MIN = 0.5
 # After this a process that is still there (a thread that hangs) ends itself the hard way.
 EXIT_S_MAX = STOP_S_MAX + 2.0
+CANCEL_AGAIN_S = 0.5
 # Containers start in any order: this long a store that is not there yet is waited for.
 STORE_S_MAX = 10.0
 STORE_TRY_AGAIN_S = 0.5
@@ -88,6 +89,18 @@ class Keeping:
         await self.close()
 
 
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Returns once a task that is cancelled has ended, whatever it ended with.
+
+    Python 3.11's wait_for may lose a cancellation, and so may a library: it is said again.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
+    if not task.cancelled():
+        task.exception()
+
+
 @dataclass(slots=True)
 class Loop:
     """Calls `work` again and again, `interval_s` apart; a failure is logged and tried again.
@@ -107,8 +120,7 @@ class Loop:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await ended(self._task)
 
     def wake(self) -> None:
         """Does the next round now."""

@@ -168,12 +168,13 @@ class AsyncClient:
                 unreachable = isinstance(failure, UnreachableError)
                 bearable = patient or failure.code == "UNAVAILABLE"
                 patience_s = min(self.unreachable_s, given_s) if unreachable else given_s
+                # A try that was short of time says less than what kept the one before.
+                short = failure.retryable and left_s < earlier_took_s
                 if not failure.retryable or not bearable or waited_s > patience_s:
-                    # A try that was short of time says less than what kept the one before.
-                    short = failure.retryable and left_s < earlier_took_s
                     ran_out = short or failure.code == "DEADLINE_EXCEEDED"
                     raise (earlier if ran_out and earlier else failure) from failure.__cause__
-                earlier, earlier_took_s = failure, time.monotonic() - tried
+                if not short:
+                    earlier, earlier_took_s = failure, time.monotonic() - tried
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - a pause.
             pause_s = min(pause_s * 2, RETRY_S_MAX)
 

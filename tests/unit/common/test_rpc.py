@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -104,17 +102,6 @@ async def test_a_method_that_nobody_has_comes_back_bounded(running: Running) -> 
             await channel.unary_unary(f"/{NAME}/{'x' * 5_000}")(b"")
     assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert len(refusal.value.details() or "") < 500
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-async def test_a_disk_that_is_full_is_no_fault_of_ours(running: Running, number: int) -> None:
-    running.echo.error = OSError(number, os.strerror(number), "/srv/spool/upload-1")
-
-    error = await refused(running.stub().One(HELLO))
-
-    assert (type(error), error.which, error.retryable) == (DependencyError, "disk", True)
-    assert "Make room" in error.next_step
-    assert "/srv" not in str(error)
 
 
 async def test_an_error_without_a_next_step_arrives_too(running: Running) -> None:

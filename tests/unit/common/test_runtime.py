@@ -198,6 +198,27 @@ async def test_a_store_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPat
         await Keeping("journal", pinging(DependencyError("Away.")), closed).start()
 
 
+async def test_a_loop_ends_although_what_it_does_loses_a_cancellation() -> None:
+    rounds, lost = asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal lost
+        rounds.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            lost += 1
+            if lost > 2:
+                raise
+
+    loop = Loop("forgetful", work, interval_s=0.0)
+    await loop.start()
+    await rounds.wait()
+    await loop.stop()
+
+    assert lost == 3
+
+
 LOGGING = """
 import logging, sys
 import structlog
