@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from rich.console import Console
 
@@ -48,7 +49,14 @@ async def try_seeds(platform: Laptop, options: argparse.Namespace) -> bool:
     all_hold = True
     async with in_service(platform) as story:
         for seed in range(options.first, options.first + options.seeds):
-            outcome = await run(platform, story, seed, options.seconds, small_disk=True)
+            outcome = await run(
+                platform,
+                story,
+                seed,
+                options.seconds,
+                small_disk=True,
+                clock=options.faketime is not None,
+            )
             all_hold = all_hold and not outcome.wrong
             print(outcome, flush=True)
             if outcome.wrong:
@@ -69,13 +77,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=HARM_S, help="of harm for each")
     parser.add_argument("--recovery", type=int, default=0, help="rounds of measuring instead")
     parser.add_argument("--edition", choices=("laptop", "real"), default="laptop")
+    parser.add_argument("--faketime", type=Path, help="libfaketime.so.1, to set the clock too")
     parser.add_argument("--on-small-disk", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.on_small_disk:
         return _again_on_a_small_disk()
     logging.getLogger().addHandler(logging.NullHandler())
     work = measure if options.recovery else try_seeds
-    with running(options.edition) as platform:
+    with running(options.edition, options.faketime) as platform:
         return 0 if asyncio.run(work(platform, options)) else 1
 
 

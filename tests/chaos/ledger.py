@@ -32,8 +32,10 @@ from tests.support.eventually import pause
 T = TypeVar("T")
 CALL_S_MAX = 8.0
 TRY_AGAIN_S = 0.3
-# What a caller hears of a process that dies while it answers.
-BROKEN_OFF = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED")
+# What a caller hears of a process that dies while it answers, or whose clock is wrong.
+BROKEN_OFF = frozenset(
+    {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED", "UNAUTHENTICATED"}
+)
 
 
 @dataclass

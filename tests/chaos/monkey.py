@@ -26,6 +26,8 @@ EVENTS = ("dataset.versioned.v1", "deployment.changed.v1", "access.changed.v1", 
 BATCHES_CUT_MAX = 3
 FULL_S = (2.0, 6.0)
 FILLING_BYTES = 1 << 20
+AHEAD_S = (-86_400, -600, 600, 3_600, 40 * 86_400)
+WRONG_S = (2.0, 6.0)
 
 Harm = Callable[[], Awaitable[str]]
 
@@ -34,12 +36,14 @@ Harm = Callable[[], Awaitable[str]]
 class Monkey:
     """`done` tells each harm and when; the draws are the seed's, their timing the machine's.
 
-    `small_disk`: the installation has a disk of its own, which may be filled.
+    `small_disk`: the installation has a disk of its own, which may be filled. `clock`: its clock
+    can be set.
     """
 
     platform: Laptop
     ledger: Ledger
     small_disk: bool = False
+    clock: bool = False
     done: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -67,6 +71,7 @@ class Monkey:
             "cut the log of": (1, self._cut_log),
             "kill the supervisor": (1, self._kill_supervisor),
             "fill the disk": (1 if self.small_disk else 0, self._fill_disk),
+            "set the clock": (1 if self.clock else 0, self._set_clock),
         }
         (kind,) = self._random.choices(list(kinds), [weight for weight, _ in kinds.values()])
         at_s = time.monotonic() - self._began
@@ -121,6 +126,13 @@ class Monkey:
         await pause(seconds)
         filling.unlink()
         return f"for {seconds:.0f} s"
+
+    async def _set_clock(self) -> str:
+        ahead_s, seconds = self._random.choice(AHEAD_S), self._random.uniform(*WRONG_S)
+        self.platform.set_clock(ahead_s)
+        await pause(seconds)
+        self.platform.set_clock(0)
+        return f"{ahead_s:+d} s for {seconds:.0f} s"
 
 
 def _fill(file: Path) -> None:

@@ -36,10 +36,16 @@ class Outcome:
 
 
 async def run(
-    platform: Laptop, story: Story, seed: int, harm_s: float, *, small_disk: bool = False
+    platform: Laptop,
+    story: Story,
+    seed: int,
+    harm_s: float,
+    *,
+    small_disk: bool = False,
+    clock: bool = False,
 ) -> Outcome:
     ledger = Ledger(story, seed)
-    monkey = Monkey(platform, ledger, small_disk)
+    monkey = Monkey(platform, ledger, small_disk, clock)
     await ledger.begin()
     stop = asyncio.Event()
     load = asyncio.create_task(ledger.work(stop))

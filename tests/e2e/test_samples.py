@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 import grpc.aio
 import pytest
@@ -90,6 +92,15 @@ HASHING = ("Login", "ChangePassword")
 # These end the caller's own login.
 ENDING = ("Logout",)
 CALLS_AT_ONCE = 16
+REST_PATHS = (
+    "GET /v2/models/NAME",
+    "GET /v2/models/NAME/ready",
+    "GET /v2/models/NAME/versions/1",
+    "GET /v2/models/NAME/versions/1/ready",
+    "POST /v2/models/NAME/infer",
+    "POST /v2/models/NAME/versions/1/infer",
+)
+REST_NAME_CHARACTERS_MAX = 4_000
 
 
 @pytest.fixture(scope="module", params=samples.whole(), ids=lambda release: release.name)
@@ -265,11 +276,27 @@ async def intruder(platform: Laptop) -> AsyncIterator[Intruder]:
             security_pb2.CreateApiKeyRequest(name="app", roles=["application"]),
         )
         token = await token_of(platform.door, "thief", "eve")
-        yield Intruder(channel, token, key.secret)
+        yield Intruder(platform.door, channel, token, key.secret)
+
+
+async def identifiers(door: str) -> tuple[str, ...]:
+    """What the sample's tenant is told of its own and others do not know: made anew in each."""
+    async with await reader(door, TENANT) as olga:
+        keys = await olga.call(olga.identity.ListApiKeys, security_pb2.ListApiKeysRequest(page=ALL))
+        versions = await olga.call(
+            olga.models.ListModelVersions,
+            inference_pb2.ListModelVersionsRequest(model="tumour", page=ALL),
+        )
+        users = await olga.call(
+            olga.identity.ListUsers,
+            security_pb2.ListUsersRequest(page=common_pb2.PageRequest(size=1)),
+        )
+    return keys.keys[0].id, versions.versions[0].manifest_sha256, users.next_page_token
 
 
 @dataclass
 class Intruder:
+    door: str
     channel: grpc.aio.Channel
     token: str
     key: str
@@ -325,6 +352,30 @@ class Intruder:
         if same[0] != same[1] and "RESOURCE_EXHAUSTED" not in (there.code, nowhere.code):
             self.problems.append(f"{method.full_name} {what} tells them apart: {same}"[:600])
 
+    async def compare_rest(self, path: str, name: str) -> None:
+        like = "q" + name[1:]
+        answers = [await asyncio.to_thread(self._rest, path, each) for each in (name, like)]
+        same = [(code, _without(said, name, like)) for code, said in answers]
+        if same[0] != same[1] or answers[0][0] != http.HTTPStatus.NOT_FOUND:
+            self.problems.append(f"{path} {name!r}: {answers}"[:600])
+
+    async def trick_rest(self, path: str, name: str) -> None:
+        code, said = await asyncio.to_thread(self._rest, path, name[:REST_NAME_CHARACTERS_MAX])
+        told = [marker for marker in (*MARKERS, TENANT) if marker in _without(said, name)]
+        if told or not 400 <= code < 500:
+            self.problems.append(f"{path} {name[:40]!r}: {code} tells {told} {said[:300]}")
+
+    def _rest(self, path: str, name: str) -> tuple[int, str]:
+        self.calls += 1
+        verb, _, place = path.partition(" ")
+        connection = http.client.HTTPConnection(self.door, timeout=foreign.CALL_S_MAX)
+        with contextlib.closing(connection):
+            body = b"{}" if verb == "POST" else None
+            headers = {"authorization": f"Bearer {self.key}"}
+            connection.request(verb, place.replace("NAME", quote(name, safe="")), body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
     async def trick(self, method: MethodDescriptor, path: foreign.Path, name: str) -> None:
         answer = await self.ask(method, path, name)
         self.judge(method, f"{'.'.join(path)}={name[:40]!r}", name, answer)
@@ -337,10 +388,11 @@ def _without(said: str, *names: str) -> str:
 
 
 async def test_another_tenants_names_are_nobodys(platform: Laptop) -> None:
+    known = (*NAMES, *await identifiers(platform.door))
     async with intruder(platform) as thief:
         for method in foreign.methods():
             few = method.name in HASHING
-            names, tricks = (NAMES[:4], TRICKS[::5]) if few else (NAMES, TRICKS)
+            names, tricks = (NAMES[:4], TRICKS[::5]) if few else (known, TRICKS)
             asking = [
                 work
                 for path in foreign.named_fields(method)
@@ -353,5 +405,10 @@ async def test_another_tenants_names_are_nobodys(platform: Laptop) -> None:
             if method.name not in ENDING:
                 claims: dict[str, str] = {"x-basalt-tenant": TENANT, "x-basalt-subject": "ada"}
                 thief.judge(method, "claimed", "", await thief.ask(method, (), "", **claims))
+        for path in REST_PATHS:
+            for name in NAMES:
+                await thief.compare_rest(path, name)
+            for name in TRICKS:
+                await thief.trick_rest(path, name)
         print(f"{thief.calls} calls")
         assert not thief.problems, "\n".join(thief.problems[:40])

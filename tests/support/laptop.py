@@ -22,7 +22,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from libs.common.kafka import KafkaAccess
 from standalone.home import Home
-from standalone.processes import Edition, Process, Stores, lay_out
+from standalone.processes import Edition, Process, ServiceProcess, Stores, lay_out
 from standalone.supervisor import Supervisor
 from tools.servers import FerretDB, MinIO
 from tools.servers.waiting import wait_until
@@ -45,8 +45,10 @@ PLATFORM_TESTS = (
 class Laptop:
     """An installation in a folder of its own, supervised from a thread."""
 
-    def __init__(self, root: Path, edition: str = "laptop") -> None:
+    def __init__(self, root: Path, edition: str = "laptop", faketime: Path | None = None) -> None:
+        """`faketime` is the library of that name: with it the clock of our processes can be set."""
         self.home = Home.at(root)
+        self._faketime = faketime
         self._stores = Stores.in_folder(root) if edition == "laptop" else on_servers(root)
         self.servers = tuple(server.name for server in self._stores.servers)
         self.changes: list[tuple[str, str]] = []
@@ -57,9 +59,29 @@ class Laptop:
 
     def _lay_out(self) -> None:
         self.edition: Edition = lay_out(self.home, stores=self._stores)
+        if self._faketime is not None:
+            self.set_clock(0)
+            for process in self.edition.processes:
+                if isinstance(process, ServiceProcess):
+                    process.environment |= {
+                        "LD_PRELOAD": str(self._faketime),
+                        "FAKETIME_TIMESTAMP_FILE": str(self._clock),
+                        "FAKETIME_NO_CACHE": "1",
+                        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                    }
         self._supervisor = Supervisor(
             self.home, self.edition, lambda name, state, _: self.changes.append((name, state))
         )
+
+    @property
+    def _clock(self) -> Path:
+        return self.home.root / "clock"
+
+    def set_clock(self, ahead_s: int) -> None:
+        """Of the services and the dispatcher, all at once; 0 is right."""
+        fresh = self._clock.with_suffix(".new")
+        fresh.write_text(f"{ahead_s:+d}\n")
+        fresh.replace(self._clock)
 
     @property
     def door(self) -> str:
@@ -176,9 +198,9 @@ def on_servers(root: Path) -> Stores:
 
 
 @contextmanager
-def running(edition: str) -> Iterator[Laptop]:
+def running(edition: str, faketime: Path | None = None) -> Iterator[Laptop]:
     with tempfile.TemporaryDirectory(prefix="basalt-") as folder:
-        platform = Laptop(Path(folder), edition)
+        platform = Laptop(Path(folder), edition, faketime)
         try:
             platform.start()
             yield platform
