@@ -117,11 +117,12 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The process found that this training cannot succeed."""
+    """The process found that this training cannot succeed; where it `passes`, not now."""
 
     what: str
     which: str = ""
     next_step: str = ""
+    passes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

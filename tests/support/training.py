@@ -43,6 +43,7 @@ from services.trainer.ports import (
     Message,
     Place,
     ProcessLimits,
+    Refused,
     Training,
 )
 
@@ -206,6 +207,25 @@ class EndlessTraining:
             yield Exited(0)
         finally:
             self.running.remove(place.path)
+
+
+class CrampedTraining(EndlessTraining):
+    """Finds its disk full so many times, then trains."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    async def run(
+        self, place: Place, limits: ProcessLimits, traceparent: str
+    ) -> AsyncGenerator[Message, None]:
+        if self.times:
+            self.times -= 1
+            yield Refused("The disk is full.", "work", "Free space on it.", passes=True)
+            yield Exited(1)
+            return
+        async for message in super().run(place, limits, traceparent):
+            yield message
 
 
 @dataclass

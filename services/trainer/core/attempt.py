@@ -153,7 +153,7 @@ class Attempt:
             for restart in range(RESTARTS_MAX + 1):
                 if restart:
                     self._say(f"The process was killed; going on from its checkpoint ({restart}).")
-                exited = await self._train(place, definition)
+                exited = await self._train_patiently(place, definition)
                 if exited.over or exited.code >= 0 or self._finished:
                     break
             if self._finished:
@@ -193,6 +193,19 @@ class Attempt:
                 which=file,
                 next_step="Run the pipeline again: it begins anew.",
             )
+
+    async def _train_patiently(self, place: Place, definition: Definition) -> Exited:
+        """Trains again, from its checkpoint, while what it is refused for passes."""
+        pause_s = TRY_AGAIN_S
+        while True:
+            exited = await self._train(place, definition)
+            refused = self._refused
+            if refused is None or not refused.passes or exited.over:
+                return exited
+            self._refused = None
+            self._wait_for(refused.which, f"{refused.what} {refused.next_step}")
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, TRY_AGAIN_S_MAX)
 
     async def _train(self, place: Place, definition: Definition) -> Exited:
         limits = ProcessLimits(
@@ -250,10 +263,13 @@ class Attempt:
                 late = self.tools.clock.monotonic() > give_up_at
                 if not error.retryable or (late and not isinstance(error, DependencyError)):
                     raise
-                self._say(f"Waiting: {error}")
-                self._progress = Progressed(f"{jobs.WAITING}{error.which}", self._progress.fraction)
+                self._wait_for(error.which, str(error))
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, TRY_AGAIN_S_MAX)
+
+    def _wait_for(self, which: str, why: str) -> None:
+        self._say(f"Waiting: {why}")
+        self._progress = Progressed(f"{jobs.WAITING}{which}", self._progress.fraction)
 
     # The heart.
 

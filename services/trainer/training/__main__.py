@@ -36,7 +36,8 @@ def main() -> int:
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
-        report.refused("The disk under BASALT_WORK is full.", "work", "Free space on it.")
+        what, next_step = "The disk under BASALT_WORK is full.", "Free space on it."
+        report.refused(what, "work", next_step, passes=True)
     except Exception:
         # The trace is for the job's log; its reader wrote the pipeline.
         for line in traceback.format_exc().splitlines():

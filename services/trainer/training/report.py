@@ -52,8 +52,8 @@ class Report:
     def finished(self, metrics: Mapping[str, float]) -> None:
         self._say(kind="finished", metrics=dict(metrics))
 
-    def refused(self, what: str, which: str, next_step: str) -> None:
-        self._say(kind="refused", what=what, which=which, next_step=next_step)
+    def refused(self, what: str, which: str, next_step: str, *, passes: bool = False) -> None:
+        self._say(kind="refused", what=what, which=which, next_step=next_step, passes=passes)
 
     def _say(self, **document: object) -> None:
         self.out.write(json.dumps(document) + "\n")

@@ -12,6 +12,7 @@ from tests.support.eventually import eventually
 from tests.support.training import (
     PIPELINE,
     TENANT,
+    CrampedTraining,
     EndlessTraining,
     HeldClock,
     MemoryDatasets,
@@ -167,6 +168,21 @@ async def test_a_dependency_is_waited_for_until_it_is_back(
     await eventually(lambda: bool(training.running))
     found = await trainer.job(job)
     assert (found.state, found.attempt, found.deaths) == ("running", 1, 0)
+    await trainer.close()
+
+
+async def test_a_full_disk_is_waited_for_however_often_training_finds_it_full(
+    tmp_path: Path, clock: HeldClock
+) -> None:
+    data = MemoryDatasets()
+    data.add("patients", patients(30))
+    training = CrampedTraining(times=3)
+    trainer = Trainer.at(tmp_path, clock=clock, pace=PACE, training=training, data=data)
+    job = await trainer.run(definition=PIPELINE)
+    await trainer.worker.start()
+    await eventually(lambda: bool(training.running))
+    found = await trainer.job(job)
+    assert (training.times, found.state, found.attempt, found.deaths) == (0, "running", 1, 0)
     await trainer.close()
 
 
