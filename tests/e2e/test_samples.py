@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import http.client
 import itertools
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -99,6 +100,9 @@ REST_PATHS = (
     "GET /v2/models/NAME/versions/1/ready",
     "POST /v2/models/NAME/infer",
     "POST /v2/models/NAME/versions/1/infer",
+)
+REST_BODY = json.dumps(
+    {"inputs": [{"name": "features", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}]}
 )
 REST_NAME_CHARACTERS_MAX = 4_000
 
@@ -356,7 +360,7 @@ class Intruder:
         like = "q" + name[1:]
         answers = [await asyncio.to_thread(self._rest, path, each) for each in (name, like)]
         same = [(code, _without(said, name, like)) for code, said in answers]
-        if same[0] != same[1] or answers[0][0] != http.HTTPStatus.NOT_FOUND:
+        if same[0] != same[1] or not 400 <= answers[0][0] < 500:
             self.problems.append(f"{path} {name!r}: {answers}"[:600])
 
     async def trick_rest(self, path: str, name: str) -> None:
@@ -370,7 +374,7 @@ class Intruder:
         verb, _, place = path.partition(" ")
         connection = http.client.HTTPConnection(self.door, timeout=foreign.CALL_S_MAX)
         with contextlib.closing(connection):
-            body = b"{}" if verb == "POST" else None
+            body = REST_BODY if verb == "POST" else None
             headers = {"authorization": f"Bearer {self.key}"}
             connection.request(verb, place.replace("NAME", quote(name, safe="")), body, headers)
             answer = connection.getresponse()
