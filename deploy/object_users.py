@@ -20,8 +20,8 @@ from minio.minioadmin import MinioAdmin
 from urllib3.exceptions import HTTPError
 
 from deploy.first_start import database
+from libs.common.stores.s3 import REGION
 
-REGION = "us-east-1"
 # docker-compose.yml names it to security.
 CHECKPOINTS = "basalt-checkpoints"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +19,7 @@ from libs.common.pb.basalt.v1 import security_pb2 as pb
 from libs.common.pb.basalt.v1.security_pb2_grpc import AuditServiceStub, IdentityServiceStub
 from libs.common.revocations import CLOCK_SKEW_S, Revocation
 from libs.common.rpc import Peers, translated
+from libs.common.runtime import ended
 
 REFRESH_S_BEFORE = 60.0
 # A token this close to its end is not offered any more, even when security is away.
@@ -117,10 +117,7 @@ class AccessWatch:
         self._task = asyncio.create_task(self._follow(), name="access-watch")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await ended(self._task)
 
     async def _follow(self) -> None:
         pause_s = RETRY_S

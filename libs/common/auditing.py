@@ -24,6 +24,7 @@ from libs.common.clock import Clock
 from libs.common.errors import BasaltError, DependencyError
 from libs.common.identity import Caller, acting_for, caller_address
 from libs.common.redaction import detail_of, resource_of, without_secrets
+from libs.common.runtime import ended
 
 PERMITTED = "permitted"
 REFUSED = "refused"
@@ -206,10 +207,7 @@ class Auditing:
         self._task = asyncio.create_task(self._run(), name="audit")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await ended(self._task)
         self.close_windows(0.0)
         try:
             async with asyncio.timeout(STOP_S_MAX):

@@ -124,8 +124,8 @@ class Bus:
     def problem(self) -> str:
         """What is not being consumed, and why; for the service's health."""
         troubles = self._broker.troubles()
-        outside = [self._outside] if self._outside else []
-        return " ".join([*outside, *self._waiting.values(), *self._gaps.values(), *troubles])
+        found = (self._outside, *self._waiting.values(), *self._gaps.values(), *troubles)
+        return " ".join(filter(None, found))
 
     def _new_broker(self) -> ProvenBroker:
         broker = ProvenBroker(
@@ -210,8 +210,7 @@ class Bus:
     async def stop(self) -> None:
         """Handlers at work may finish; what waits for a retry is left for the next start."""
         self._stopping.set()
-        if self._joining is not None:
-            await ended(self._joining)
+        await ended(self._joining)
         await stopped(self._broker.stop())
         await self._publishing.stop()
 

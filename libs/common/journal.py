@@ -27,6 +27,7 @@ from libs.common.clock import Clock
 from libs.common.errors import ConflictError, InvalidInputError
 from libs.common.events import Event
 from libs.common.identity import call_cause
+from libs.common.runtime import ended
 from libs.common.stores.encoding import plain
 from libs.common.stores.ports import (
     EVENT_BYTES_MAX,
@@ -248,10 +249,7 @@ class Relay:
         self._task = asyncio.create_task(self._run(), name="relay")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await ended(self._task)
 
     async def _run(self) -> None:
         backoff_s = RELAY_BACKOFF_S

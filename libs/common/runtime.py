@@ -89,16 +89,19 @@ class Keeping:
         await self.close()
 
 
-async def ended(task: asyncio.Task[Any]) -> None:
-    """Returns once a task that is cancelled has ended, whatever it ended with.
+async def ended(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancels tasks and returns once they have ended, whatever they ended with.
 
     Python 3.11's wait_for may lose a cancellation, and so may a library: it is said again.
     """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
-    if not task.cancelled():
-        task.exception()
+    given = [task for task in tasks if task is not None]
+    while left := [task for task in given if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+    for task in given:
+        if not task.cancelled():
+            task.exception()
 
 
 @dataclass(slots=True)
@@ -119,8 +122,7 @@ class Loop:
         self._task = asyncio.create_task(self._run(), name=self.name)
 
     async def stop(self) -> None:
-        if self._task is not None:
-            await ended(self._task)
+        await ended(self._task)
 
     def wake(self) -> None:
         """Does the next round now."""

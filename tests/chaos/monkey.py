@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from libs.common import flow
 from tests.chaos.ledger import Ledger
 from tests.support import logs
 from tests.support.eventually import pause
@@ -22,7 +23,7 @@ PAUSE_S = (0.5, 4.0)
 # Files that the platform makes again by itself.
 FILES = ("door/dispatcher.sock", "door/envoy.json", "door/routes.json", "door/rds.json")
 # Topics between services, whose events their producers publish again.
-EVENTS = ("dataset.versioned.v1", "deployment.changed.v1", "access.changed.v1", "alert.raised.v1")
+HEALED = (flow.DATASET_VERSIONED, flow.DEPLOYMENT_CHANGED, flow.ACCESS_CHANGED, flow.ALERT_RAISED)
 BATCHES_CUT_MAX = 3
 FULL_S = (2.0, 6.0)
 FILLING_BYTES = 1 << 20
@@ -106,7 +107,8 @@ class Monkey:
         """Records that were read already are gone when Kafka comes back, as after a power cut."""
         kafka = self.platform.process("kafka")
         assert isinstance(kafka, Kafka)
-        topic = self._random.choice((self.ledger.topic, self.ledger.topic, *EVENTS))
+        own, between = self.ledger.topic, (topic.name for topic in HEALED)
+        topic = self._random.choice((own, own, *between))
         batches = self._random.randint(1, BATCHES_CUT_MAX)
         cut = 0
         async with self.ledger.silent(), self.platform.away("kafka"):

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from apps.hospital.chapters import records, release, training
 from apps.hospital.story import Story
 from tests.chaos.run import run
 from tests.support.laptop import Laptop
-from tests.support.telling import told_on
+from tests.support.telling import served_on
 
 SEEDS = (1, 2, 3)
 HARM_S = 20.0
@@ -22,10 +21,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def story(own_laptop: Laptop) -> AsyncIterator[Story]:
     """A platform on which a model is in service."""
-    async with told_on(own_laptop) as told:
-        for chapter in (records, training, release):
-            await chapter.tell(told)
-        yield told
+    async with served_on(own_laptop) as served:
+        yield served
 
 
 @pytest.mark.timeout(SEED_S_MAX)

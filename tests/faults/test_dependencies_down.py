@@ -14,7 +14,6 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from apps.hospital.chapters import records, release, training
 from apps.hospital.story import HERE, MODEL, SOURCE, Story
 from basalt.errors import BasaltError
 from basalt.pb.basalt.v1 import (
@@ -26,7 +25,7 @@ from basalt.pb.basalt.v1 import (
 )
 from tests.support.eventually import eventually
 from tests.support.laptop import Laptop
-from tests.support.telling import told_on
+from tests.support.telling import served_on
 
 # What a caller here waits for an answer; without one they would hear DEADLINE_EXCEEDED.
 DEADLINE_S = 8.0
@@ -40,10 +39,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def story(own_laptop: Laptop) -> AsyncIterator[Story]:
     """A platform on which a model is in service."""
-    async with told_on(own_laptop) as told:
-        for chapter in (records, training, release):
-            await chapter.tell(told)
-        yield told
+    async with served_on(own_laptop) as served:
+        yield served
 
 
 async def new_source(story: Story) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from apps.hospital.chapters import records, release, training
 from apps.hospital.story import JOURNEY_SPAN, MODEL, Story
 from basalt.pb.basalt.v1 import monitoring_pb2
 from tests.support.eventually import eventually
 from tests.support.laptop import Laptop
-from tests.support.telling import told_on
+from tests.support.telling import served_on
 from tests.support.tracing import UPSTREAM
 
 # Spans are sent twice a second, and read by polling.
@@ -67,9 +66,7 @@ async def own_spans(story: Story) -> list[monitoring_pb2.Span]:
 
 
 async def test_one_trace_leads_from_the_event_to_the_prediction(own_laptop: Laptop) -> None:
-    async with told_on(own_laptop) as story:
-        for chapter in (records, training, release):
-            await chapter.tell(story)
+    async with served_on(own_laptop) as story:
         await story.people.application.load_model(MODEL).predict(
             story.held_out.values[0], traceparent=f"00-{story.upstream_trace}-{JOURNEY_SPAN}-01"
         )

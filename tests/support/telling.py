@@ -16,6 +16,8 @@ from tests.support.laptop import Laptop
 from tests.support.tracing import sent_to
 
 CHAPTERS = (records, training, release, serving, drift, ending)
+# After these a model is in service.
+UNTIL_SERVED = (records, training, release)
 
 
 @asynccontextmanager
@@ -25,3 +27,12 @@ async def told_on(platform: Laptop, stage: Stage | None = None) -> AsyncIterator
     with sent_to(platform.home):
         async with introduced(platform.door, platform.home.first_login) as people:
             yield Story(stage, people, platform.door, platform.kafka, *measurements.load())
+
+
+@asynccontextmanager
+async def served_on(platform: Laptop, stage: Stage | None = None) -> AsyncIterator[Story]:
+    """The story once a model is in service."""
+    async with told_on(platform, stage) as story:
+        for chapter in UNTIL_SERVED:
+            await chapter.tell(story)
+        yield story

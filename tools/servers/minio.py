@@ -18,7 +18,6 @@ class MinIO(Server):
     """One node on one folder. The root user's secret is random and kept with the data."""
 
     name: ClassVar[str] = "minio"
-    REGION: ClassVar[str] = "us-east-1"
 
     def __init__(
         self, directory: Path, port: int | None = None, *, console_port: int | None = None

@@ -18,6 +18,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from libs.common.errors import BasaltError, PreconditionError
+from libs.common.runtime import ended
 from services.gateway.core.envoy.configuration import BOOTSTRAP_FILE, Configuration, render
 from services.gateway.core.envoy.inputs import Access, Inputs, Site
 from services.gateway.core.limits import Effective
@@ -100,9 +101,7 @@ class Door:
         self._task = asyncio.create_task(self._run(), name="door")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
 
     async def settled(self, within_s: float) -> None:
         """Returns when all that was taken so far is in force or refused, or the time is over."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from libs.common.errors import BasaltError
+from libs.common.runtime import ended
 from services.gateway.core.door import Door
 from services.gateway.core.limits import TenantLimits
 from services.gateway.ports import DoorFolder, EnvoyWatch, RouteFeed
@@ -37,9 +38,7 @@ class RouteFollower:
         self._task = asyncio.create_task(self._follow(), name=self.name)
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
 
     def nudge(self) -> None:
         """Something was deployed: where the table is not being followed, asks for it now."""

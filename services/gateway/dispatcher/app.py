@@ -20,7 +20,7 @@ from libs.common.clock import SystemClock
 from libs.common.errors import BasaltError, PreconditionError
 from libs.common.kafka import KafkaAccess
 from libs.common.revocations import Revocations
-from libs.common.runtime import Part, Service
+from libs.common.runtime import Part, Service, ended
 from libs.common.tls import TLS, ServerTls, tls_for
 from services.gateway.core.door import ROUTES_FILE
 from services.gateway.core.envoy.clusters import DISPATCHER_SOCKET
@@ -99,9 +99,7 @@ class Serving:
         gc.freeze()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
         await self.dispatcher.close(DRAIN_S)
 
     async def _follow(self) -> None:
@@ -139,9 +137,7 @@ class Telling:
         self._task = asyncio.create_task(self._run(), name=self.name)
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_REPORT_S):
                 await self._turn()

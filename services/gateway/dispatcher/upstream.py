@@ -14,6 +14,7 @@ from time import monotonic
 
 import structlog
 
+from libs.common.runtime import ended
 from services.gateway.dispatcher import frames
 from services.gateway.dispatcher.calls import Status
 from services.gateway.dispatcher.connection import (
@@ -314,10 +315,8 @@ class Upstream:
         self._task = asyncio.create_task(self._keep_connected(), name="connection to Triton")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await ended(self._task)
+        self._task = None
         for connection in list(self._connections):
             connection.close(ErrorCode.NO_ERROR)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from libs.common import signing
+from libs.common.access import AUDIT_TIMEOUT_S
 from libs.common.clock import Clock
 from libs.common.errors import DependencyError, IntegrityError
 from libs.common.events import ForeignModelFound
@@ -21,7 +22,6 @@ from services.inference.ports import Signature
 # Keys come and go seldom; a key that was taken back is not taken much longer than this.
 KEYS_S_MAX = 60.0
 KEYS_TIMEOUT_S = 3.0
-AUDIT_TIMEOUT_S = 3.0
 
 log = structlog.get_logger(__name__)
 

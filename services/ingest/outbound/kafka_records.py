@@ -25,6 +25,7 @@ from libs.common.kafka import HEARTBEAT_MS, SESSION_MS, KafkaAccess
 from libs.common.positions import Judged, judge
 from libs.common.proof import UNKNOWN_EPOCH, Proof
 from libs.common.publishing import stopped
+from libs.common.runtime import ended
 from libs.common.unreadable import Unreadable, unreadable
 from services.ingest.core.intake import Intake
 from services.ingest.outbound.partition import (
@@ -87,9 +88,7 @@ class KafkaRecords(ConsumerRebalanceListener):
 
     async def stop(self) -> None:
         """What is buffered is committed if that is quick; else it will be read again."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._drain(), STOP_S_MAX)
         await self._close()

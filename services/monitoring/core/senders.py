@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from libs.common import senders
 from libs.common.errors import LimitError, UnauthenticatedError
-from services.monitoring.core.spans import Span
+from services.monitoring.core.spans import SPANS_WAITING_MAX, Span
 
 if TYPE_CHECKING:
     from services.monitoring.ports import Meters
 
 # Of each sender: what it may send for ever, and at once after a silence.
 SPANS_PER_S_MAX = 5_000
-# A fifth of what the store lets wait: a sender that has been silent takes no other's place there.
-SPANS_AT_ONCE_MAX = 20_000
+# A sender that has been silent takes no other's place among those that wait to be written.
+SPANS_AT_ONCE_MAX = SPANS_WAITING_MAX // 5
 BYTES_PER_S_MAX = 4 * 1024 * 1024
 BYTES_AT_ONCE_MAX = 64 * 1024 * 1024
 # A name takes whoever holds the key to make it known; this many are remembered at a time.

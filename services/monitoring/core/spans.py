@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# This many are taken in before they are written; what comes then is refused.
+SPANS_WAITING_MAX = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Span:

@@ -14,12 +14,12 @@ import structlog
 
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError, LimitError
-from services.monitoring.core.spans import Span, TraceSummary
+from libs.common.runtime import ended
+from services.monitoring.core.spans import SPANS_WAITING_MAX, Span, TraceSummary
 from services.monitoring.outbound.sqlite_file import SqliteFile
 
 WRITE_AFTER_S = 0.1
 WRITE_SPANS_MAX = 5_000
-WAITING_SPANS_MAX = 100_000
 PRUNE_AFTER_S = 60.0
 PRUNED_TRACES_MAX = 1_000
 US = 1_000_000
@@ -91,18 +91,15 @@ class SqliteTraces:
         self._task = asyncio.create_task(self._run(), name="traces")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await ended(self._task)
         with contextlib.suppress(BasaltError):
             await self.write_waiting()
         await self._file.close()
 
     async def add(self, spans: Sequence[Span]) -> None:
-        if len(self._waiting) + len(spans) > WAITING_SPANS_MAX:
+        if len(self._waiting) + len(spans) > SPANS_WAITING_MAX:
             raise LimitError(
-                f"More than {WAITING_SPANS_MAX} spans wait to be written.",
+                f"More than {SPANS_WAITING_MAX} spans wait to be written.",
                 which="trace store",
                 next_step="Send them again later.",
             )

@@ -16,6 +16,7 @@ from libs.common.errors import BasaltError, DependencyError, InvalidInputError
 from libs.common.identity import PLATFORM, caller
 from libs.common.pb.basalt.v1 import common_pb2, security_pb2_grpc
 from libs.common.pb.basalt.v1 import security_pb2 as pb
+from libs.common.runtime import ended
 from libs.common.stores.ports import Entry
 from services.security.core.access import Access, Published
 from services.security.core.accounts import User
@@ -232,8 +233,7 @@ class IdentityServicer(security_pb2_grpc.IdentityServiceServicer):
                 async for news in self._access.news(follower):
                     yield _news(news)
             finally:
-                hearing.cancel()
-                await asyncio.gather(hearing, return_exceptions=True)
+                await ended(hearing)
 
     async def _in_force(self) -> pb.InForce:
         settled = await self._access.settled()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import traceback
 from pathlib import Path
@@ -19,6 +18,7 @@ def main() -> int:
     report = Report.on_stdout()
     # Imported once the process cannot be orphaned: this takes seconds.
     from libs.common import telemetry
+    from libs.common.disk import is_full
     from libs.common.errors import BasaltError
     from services.trainer.training.run import train
 
@@ -34,7 +34,7 @@ def main() -> int:
     except MemoryError:
         report.refused("Training ran out of memory.", "memory", "Use a smaller model or batch.")
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if not is_full(error):
             raise
         what, next_step = "The disk under BASALT_WORK is full.", "Free space on it."
         report.refused(what, "work", next_step, passes=True)

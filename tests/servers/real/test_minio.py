@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from minio import Minio
 
+from libs.common.stores.s3 import REGION
 from tools.servers import MinIO
 
 pytestmark = pytest.mark.real
@@ -15,7 +16,7 @@ def client(server: MinIO) -> Minio:
         access_key=server.access_key,
         secret_key=server.secret_key,
         secure=False,
-        region=server.REGION,
+        region=REGION,
     )
 
 

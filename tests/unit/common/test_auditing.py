@@ -8,12 +8,14 @@ import json
 import pytest
 
 from libs.common import auditing
+from libs.common.access import AUDIT_TIMEOUT_S
 from libs.common.auditing import OUTCOMES_MAX, WINDOW_S, WINDOWS_MAX, Auditing, Happening, Written
 from libs.common.clock import SystemClock
 from libs.common.errors import DependencyError
 from libs.common.identity import Caller, acting_tenant
 from libs.common.pb.basalt.v1 import ingest_pb2, security_pb2
 from libs.common.redaction import without_secrets
+from libs.common.stores.mongo_collections import SELECT_MS_MAX
 from tests.support.eventually import eventually
 
 ADA = Caller("acme", "ada", frozenset({"engineer"}), "t", 0.0)
@@ -169,3 +171,7 @@ def test_a_large_upload_is_shown_small() -> None:
     shown = json.loads(without_secrets(many))
     assert shown["records"]["count"] == 10_000
     assert shown["source"] == "s"
+
+
+def test_a_database_that_is_gone_is_told_before_the_teller_gives_up() -> None:
+    assert SELECT_MS_MAX / 1000 < AUDIT_TIMEOUT_S

@@ -10,9 +10,9 @@ import pytest
 
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidInputError, LimitError, NotFoundError, PreconditionError
-from services.monitoring.core.spans import Span
+from services.monitoring.core.spans import SPANS_WAITING_MAX, Span
 from services.monitoring.core.traces import Traces, visible
-from services.monitoring.outbound.sqlite_traces import WAITING_SPANS_MAX, SqliteTraces
+from services.monitoring.outbound.sqlite_traces import SqliteTraces
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 
@@ -181,7 +181,7 @@ async def test_old_traces_go(tmp_path: Path) -> None:
 
 
 async def test_what_waits_is_bounded(store: SqliteTraces) -> None:
-    await store.add([span("1")] * WAITING_SPANS_MAX)
+    await store.add([span("1")] * SPANS_WAITING_MAX)
 
     with pytest.raises(LimitError):
         await store.add([span("2")])
