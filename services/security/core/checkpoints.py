@@ -9,7 +9,7 @@ a proof reads a few hundred hashes of a log of millions.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
@@ -69,12 +69,16 @@ class Checkpoints:
     clock: Clock
     keys: CheckpointKeys
     store: KeptCheckpoints
+    # Whose log was found to be the one that was kept, since this process began.
+    _compared: set[str] = field(default_factory=set[str])
 
     async def newest(self, tenant: str) -> Checkpoint:
         """Of the log as it is now: the one that is there, unless records came since.
 
-        Raises IntegrityError when the log does not continue the checkpoint before.
+        Raises IntegrityError when the log does not continue the checkpoint before, or is not the
+        one that was kept under lock.
         """
+        await self._compare(tenant)
         size = await self._size(tenant)
         for _ in range(2):
             latest = await self.journal.latest(_of(tenant))
@@ -102,36 +106,41 @@ class Checkpoints:
         )
 
     async def look(self) -> None:
-        """Makes the checkpoints that are due. Raises what was wrong last, once all were tried."""
+        """Makes the checkpoints that are due. Raises what was wrong last, once all were tried.
+
+        At first every log is compared with what was kept: it may be one that was put back.
+        """
         failure: Exception | None = None
-        latest = {entry.tenant: entry for entry in await self.journal.heads(KIND)}
-        for entry in await self.journal.heads(audit.KIND):
-            if not _due(entry, latest.get(entry.tenant), self.clock):
-                continue
+        made = {entry.tenant: entry for entry in await self.journal.heads(KIND)}
+        logs = {entry.tenant: entry for entry in await self.journal.heads(audit.KIND)}
+        for tenant in sorted(made | logs):
             try:
-                await self.compare(entry.tenant)
-                await self.newest(entry.tenant)
+                if _due(logs.get(tenant), made.get(tenant), self.clock):
+                    await self.newest(tenant)
+                elif tenant not in self._compared:
+                    await self._compare(tenant)
             except Exception as error:
                 failure = error
-                log.warning("checkpoint_failed", tenant=entry.tenant, error=str(error))
+                log.warning("checkpoint_failed", tenant=tenant, error=str(error))
         if failure is not None:
             raise failure
 
-    async def compare(self, tenant: str) -> None:
-        """Raises IntegrityError when the log is not the one that was kept under lock."""
+    async def _compare(self, tenant: str) -> None:
+        self._compared.discard(tenant)
         kept = await self.store.newest(tenant)
-        if kept is None:
-            return
-        told = notes.read(kept)
-        size = await self._size(tenant)
-        same = told.size <= size and await self.head(tenant, told.size) == told.head
-        if not same:
-            raise IntegrityError(
-                f"The audit log of {tenant} was rewritten before its record {told.size + 1}: it is"
-                " not the one whose checkpoint was kept.",
-                which="audit",
-                next_step="Restore security's journal from before, and find out who can write it.",
-            )
+        if kept is not None:
+            told = notes.read(kept)
+            size = await self._size(tenant)
+            same = told.size <= size and await self.head(tenant, told.size) == told.head
+            if not same:
+                raise IntegrityError(
+                    f"The audit log of {tenant} was cut or rewritten before its record"
+                    f" {told.size + 1}: it is not the one whose checkpoint was kept.",
+                    which="audit",
+                    next_step="Restore security's journal from before, and find out who can write"
+                    " it.",
+                )
+        self._compared.add(tenant)
 
     # Proofs, of a log that has a checkpoint of that size or a later one.
 
@@ -238,13 +247,15 @@ class Checkpoints:
             after += len(page)
 
 
-def _due(newest: Entry, latest: Entry | None, clock: Clock) -> bool:
+def _due(newest: Entry | None, latest: Entry | None, clock: Clock) -> bool:
+    """Also of a log that is shorter than its checkpoint: making one says what is missing."""
     if latest is None:
         return True
     made = Checkpoint.model_validate(latest.state)
-    if newest.version == made.size:
+    size = newest.version if newest is not None else 0
+    if size == made.size:
         return not made.kept
-    grown = abs(newest.version - made.size) >= RECORDS_MAX
+    grown = not 0 <= size - made.size < RECORDS_MAX
     return grown or clock.now() - latest.at >= EVERY
 
 

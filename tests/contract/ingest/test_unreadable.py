@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from tests.support import logs
 from tests.support.batches import CODECS, batch, put, with_wild_header
@@ -132,3 +133,35 @@ async def test_a_log_that_lost_its_end_and_grew_again_is_read_from_where_it_did(
             assert sorted(each.record.origin[-1] for each in await second.held()) == ["2", "8"]
     finally:
         await asyncio.to_thread(broker.stop)
+
+
+async def test_records_that_were_deleted_before_they_were_read_leave_a_gap_that_is_seen(
+    kafka: Kafka, tmp_path: Path
+) -> None:
+    async with consuming(kafka.bootstrap, tmp_path / "ingest") as first:
+        await first.put_source()
+        source = first.source
+        await first.publish([record(number) for number in range(3)], partition=0)
+        assert await first.settled(3) == (3, 0)
+    async with consuming(kafka.bootstrap, tmp_path / "ingest", source, by_itself=False) as second:
+        await second.publish([record(number) for number in range(3, 10)], partition=0)
+        await deleted(kafka.bootstrap, second.topic, before=7)
+        await second.records.start()
+
+        assert await second.settled(7) == (6, 1)
+        (held,) = await second.held()
+        assert (held.record.reason, held.record.position) == ("unreadable", 6)
+        assert "deleted by their retention" in held.record.detail
+        assert set((await second.sealed())["scan"]) == {
+            row(number)["scan"] for number in (0, 1, 2, 7, 8, 9)
+        }
+
+
+async def deleted(bootstrap: str, topic: str, before: int) -> None:
+    """As Kafka's retention does it."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before)})
+    finally:
+        await admin.close()

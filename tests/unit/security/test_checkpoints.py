@@ -182,8 +182,28 @@ async def test_the_log_is_compared_with_what_was_kept_elsewhere(log: Log) -> Non
     await other.keys.begin()
     await other.grow(5)
     other.checkpoints.store = log.kept
-    with pytest.raises(IntegrityError, match="was rewritten before its record 11"):
+    with pytest.raises(IntegrityError, match="was cut or rewritten before its record 11"):
         await other.checkpoints.look()
+
+
+async def test_a_log_that_was_put_back_is_noticed_before_a_checkpoint_is_due(log: Log) -> None:
+    """By who begins anew on it, with the checkpoints of before still in its journal."""
+    await log.grow(10)
+    await log.checkpoints.newest("acme")
+    made = await log.journal.latest("acme/checkpoint/log")
+    assert made is not None
+    for change in (lambda all_: all_[1:], lambda all_: all_[:-3], lambda _: []):
+        other = await log.rewritten(change)
+        await other.keys.begin()
+        await other.journal.append(made.aggregate, 0, "c", Change("Made", made.state), "security")
+        other.checkpoints.store = log.kept
+        for grown in (0, 5):
+            await other.grow(grown)
+            for _ in range(2):
+                with pytest.raises(IntegrityError, match="cut or rewritten before its record 11"):
+                    await other.checkpoints.look()
+            with pytest.raises(IntegrityError, match="cut or rewritten before its record 11"):
+                await other.checkpoints.newest("acme")
 
 
 async def test_checkpoints_come_each_hour_and_each_thousand_records(log: Log) -> None:

@@ -20,6 +20,7 @@ from basalt.cli.output import (
     complain,
     done,
     listed,
+    note,
     read_text,
     short,
     told,
@@ -143,10 +144,12 @@ def verify_audit(
         proofs: list[chain.Problem] = []
     else:
         with platform() as client:
+            # Asked for in any case: no platform makes one of a log that is not the one it kept.
+            now = _checkpoint(client)
             records = list(_chain(client))
             if noted:
                 key = key or _published(client)
-            proofs = _proven(client, [each for _, each in noted], key or [])
+            proofs = _proven(client, [each for _, each in noted], now, key or [])
     problems = [*chain.verify(records, checkpoints=[each for _, each in noted]), *proofs]
     # Offline nothing says whose key it is: without one given, the records alone are compared.
     for path, each in noted if key else []:
@@ -161,6 +164,11 @@ def verify_audit(
         if noted:
             signed = "signed" if key else "with signatures that --key was not given for"
             done(f"It is the log of {len(noted)} checkpoints, {signed}.")
+        else:
+            note(
+                "Only a checkpoint that you keep elsewhere shows that nothing was cut or rewritten:"
+                " `basalt audit checkpoint`, later `--checkpoint FILE`."
+            )
     for problem in problems:
         complain(str(problem), "")
     if problems:
@@ -181,16 +189,17 @@ def _kept(file: Path) -> tuple[Path, Checkpoint]:
         ) from error
 
 
+def _checkpoint(client: Client) -> Checkpoint:
+    request = security_pb2.GetAuditCheckpointRequest()
+    return checkpoints.read(client.call(client.audit.GetAuditCheckpoint, request).note)
+
+
 def _proven(
-    client: Client, noted: Iterable[Checkpoint], keys: Sequence[str]
+    client: Client, noted: Iterable[Checkpoint], now: Checkpoint, keys: Sequence[str]
 ) -> list[chain.Problem]:
     """What the platform cannot prove: that its log of now goes on from each checkpoint."""
     problems: list[chain.Problem] = []
     for each in noted:
-        answer = client.call(
-            client.audit.GetAuditCheckpoint, security_pb2.GetAuditCheckpointRequest()
-        )
-        now = checkpoints.read(answer.note)
         if now.tenant != each.tenant:
             problems.append(chain.Problem(each.size, f"the log is of {now.tenant}."))
         elif now.size < each.size:
