@@ -50,6 +50,10 @@ class Route:
     sample: float = 0.0  # The share of answered requests that is sampled, 0 to 1.
     outstanding_max: int = OUTSTANDING_MAX_DEFAULT  # Merged requests in Triton at a time.
 
+    @property
+    def named(self) -> str:
+        return f"{self.tenant}/model/{self.model}"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
@@ -118,7 +122,7 @@ class RoutingTable:
         for route in routes:
             key = (route.tenant, route.model)
             if key in models:
-                raise RoutingError(f"{route.tenant} has two routes for model '{route.model}'")
+                raise RoutingError(f"{route.named} has two routes")
             models[key] = _routed(route)
         return cls(
             MappingProxyType(models),
@@ -133,15 +137,13 @@ class RoutingTable:
 def _routed(route: Route) -> RoutedModel:
     weights = [variant.weight for variant in route.variants]
     if not weights or min(weights) < 0 or sum(weights) == 0:
-        raise RoutingError(
-            f"the route of {route.tenant} for model '{route.model}' needs a positive weight"
-        )
+        raise RoutingError(f"{route.named} needs a positive weight")
     if not 0.0 <= route.sample <= 1.0 or route.batch_size_max < 0 or route.outstanding_max < 1:
-        raise RoutingError(f"the route of {route.tenant} for '{route.model}' is out of range")
+        raise RoutingError(f"{route.named} has a number that is out of range")
     targets = tuple(_target(route, variant) for variant in route.variants)
     by_version = {target.variant.version: target for target in targets}
     if len(by_version) != len(targets):
-        raise RoutingError(f"{route.tenant} routes model '{route.model}' twice to one version")
+        raise RoutingError(f"{route.named} is routed twice to one version")
     bounds = tuple(sum(weights[: count + 1]) for count in range(len(weights)))
     return RoutedModel(targets, bounds, MappingProxyType(by_version))
 

@@ -14,6 +14,7 @@ _OF_A_TENANT = re.compile(
     r"\bupstream\.(?P<source>[\w-]+)\."
     r"|\b(?P<model>[a-z0-9]+(?:-[a-z0-9]+)*)--[a-z0-9-]+--v\d"
     r"|\b(?P<aggregate>[\w-]+)/(?:source|stream|dataset|model|version|deployment|job|pipeline)/"
+    r"|\baudit log of (?P<log>[\w-]+)"
 )
 ANOTHERS = "Something of another tenant's waits here; the platform's administrator sees what."
 
@@ -37,8 +38,10 @@ class Component:
     reported_by: str
 
     def told_to(self, tenant: str) -> Component:
-        """What members of a tenant are told: what another has, and how much, is not for them."""
-        named = {found[found.lastgroup or 0] for found in _OF_A_TENANT.finditer(self.problem)}
-        if tenant == PLATFORM or named <= {tenant}:
-            return self
-        return replace(self, problem=ANOTHERS)
+        return replace(self, problem=told(self.problem, tenant))
+
+
+def told(what: str, tenant: str) -> str:
+    """What members of a tenant are told: what another has, and how much, is not for them."""
+    named = {found[found.lastgroup or 0] for found in _OF_A_TENANT.finditer(what)}
+    return what if tenant == PLATFORM or named <= {tenant} else ANOTHERS

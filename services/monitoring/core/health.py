@@ -12,7 +12,7 @@ from libs.common.history import Happening
 from libs.common.identity import PLATFORM
 from libs.common.paging import token_number
 from services.monitoring.core.alerts import Alerts
-from services.monitoring.core.components import Component, State
+from services.monitoring.core.components import Component, State, told
 from services.monitoring.ports import HealthProbe, History, Meters
 
 
@@ -129,8 +129,12 @@ class Changes:
         )
 
 
-def page_of(history: History | None, size: int, token: str) -> tuple[list[Happening], str]:
-    """A page of what happened, and the token of the next one; its number is of what came before.
+def page_of(
+    history: History | None, tenant: str, size: int, token: str
+) -> tuple[list[Happening], str]:
+    """A page of what happened, as the tenant is told it, and the token of the next one.
+
+    The token's number is of what came before.
 
     Raises PreconditionError where nobody keeps a history.
     """
@@ -142,4 +146,5 @@ def page_of(history: History | None, size: int, token: str) -> tuple[list[Happen
         )
     before = token_number(token) if token else 0
     found = history.newest(before + size + 1)[before:]
-    return list(found[:size]), str(before + size) if len(found) > size else ""
+    page = [replace(each, detail=told(each.detail, tenant)) for each in found[:size]]
+    return page, str(before + size) if len(found) > size else ""

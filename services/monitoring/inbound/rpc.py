@@ -64,7 +64,8 @@ class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
     async def ListPlatformEvents(  # noqa: N802
         self, request: pb.ListPlatformEventsRequest, context: Any
     ) -> pb.ListPlatformEventsResponse:
-        events, token = page_of(self._history, page_size(request.page.size), request.page.token)
+        tenant, page = identity.caller().tenant, request.page
+        events, token = page_of(self._history, tenant, page_size(page.size), page.token)
         return pb.ListPlatformEventsResponse(
             events=[_event(each) for each in events], next_page_token=token
         )

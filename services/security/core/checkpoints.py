@@ -100,7 +100,7 @@ class Checkpoints:
             if found.size >= size:
                 return await self._keep(tenant, found)
         raise IntegrityError(
-            f"The checkpoints of {tenant} do not grow with its audit log.",
+            f"The audit log of {tenant} has grown, and its checkpoints have not.",
             which="audit",
             next_step="Compare with one that you kept: `basalt audit verify --checkpoint FILE`.",
         )

@@ -147,12 +147,12 @@ def test_the_history_is_given_in_pages() -> None:
     noted = Noted()
     for number in range(5):
         noted.note(Happening(SystemClock().now(), f"c{number}", "died"))
-    first, token = page_of(noted, 2, "")
-    second, last = page_of(noted, 3, token)
+    first, token = page_of(noted, "clinic", 2, "")
+    second, last = page_of(noted, "clinic", 3, token)
     assert [each.component for each in first + second] == ["c4", "c3", "c2", "c1", "c0"]
     assert last == ""
     with pytest.raises(PreconditionError, match="keeps no history"):
-        page_of(None, 2, "")
+        page_of(None, "clinic", 2, "")
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,9 @@ def test_the_history_is_given_in_pages() -> None:
         "upstream.clinic.a/0 waits. The log of upstream.hospital.beds/2 lost its end.",
         "hospital--tumour--v3 cannot be loaded: its signature does not hold.",
         "hospital/dataset/beds changed 12 times while this call tried to change it.",
+        "The audit log of hospital was cut or rewritten before its record 72.",
+        "Record 7 of the audit log of hospital is missing.",
+        "The door's configuration is refused: hospital/model/tumour has two routes.",
     ],
 )
 def test_a_tenant_is_told_of_its_own_problems_alone(problem: str) -> None:
@@ -173,6 +176,12 @@ def test_a_tenant_is_told_of_its_own_problems_alone(problem: str) -> None:
     assert told.problem
     assert told.state is State.DEGRADED
     assert component.told_to("platform") == component
+    noted = Noted()
+    noted.note(Happening(NOON, "ingest", "degraded", problem))
+    ((happened,), _) = page_of(noted, "clinic", 1, "")
+    assert happened.detail == told.problem
+    ((happened,), _) = page_of(noted, "platform", 1, "")
+    assert happened.detail == problem
     if "clinic" not in problem:
         assert component.told_to("hospital") == component
 
