@@ -19,6 +19,7 @@ BENCHMARKS = {
     "ingest": "streaming ingest against a bare Kafka consumer",
     "journal": "journal appends against raw SQLite inserts",
     "training": "training through the platform against a bare script",
+    "revoking": "a revocation among 100,000 against the first",
     "up": "from nothing to the first prediction, and what each process holds",
 }
 
