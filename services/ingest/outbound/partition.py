@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
@@ -25,10 +27,6 @@ AGAIN_S_MAX = 5.0
 Record = ConsumerRecord[Any, Any]
 
 
-def _weight(record: Record) -> int:
-    return record_bytes(record) + RECORD_OVERHEAD_BYTES
-
-
 class Partition:
     """One assigned partition: what is buffered of it, and the commit that is under way."""
 
@@ -36,7 +34,8 @@ class Partition:
         self.place = place
         self.position: Position | None = None  # None: to be read from the journal.
         self.records: list[Record] = []
-        self.bytes = 0
+        self._sizes: list[int] = []  # Of the records, in their order.
+        self._content = 0
         self.first_at = self.last_at = 0.0
         self.commit: asyncio.Task[None] | None = None
         self.look_at = 0.0
@@ -45,8 +44,13 @@ class Partition:
         self.topic_id = ""
 
     @property
+    def bytes(self) -> int:
+        """Of memory, roughly."""
+        return self._content + RECORD_OVERHEAD_BYTES * len(self.records)
+
+    @property
     def full(self) -> bool:
-        return len(self.records) >= CHUNK_ROWS_MAX or self.bytes >= CHUNK_BYTES_MAX
+        return len(self.records) >= CHUNK_ROWS_MAX or self._content >= CHUNK_BYTES_MAX
 
     @property
     def open(self) -> bool:
@@ -66,25 +70,24 @@ class Partition:
         if fresh:
             self.first_at = self.first_at if self.records else now
             self.last_at = now
+            sizes = list(map(record_bytes, fresh))
             self.records += fresh
-            self.bytes += sum(map(_weight, fresh))
+            self._sizes += sizes
+            self._content += sum(sizes)
 
     def hand_over(self) -> list[Record]:
         """At most a chunk's rows and bytes; what is more waits for the next one."""
-        count, weight = 0, 0
-        for record in self.records[:CHUNK_ROWS_MAX]:
-            weight += _weight(record)
-            if count and weight > CHUNK_BYTES_MAX:
-                weight -= _weight(record)
-                break
-            count += 1
+        upto = list(accumulate(self._sizes[:CHUNK_ROWS_MAX]))
+        # One record alone may be more.
+        count = max(bisect_right(upto, CHUNK_BYTES_MAX), min(len(upto), 1))
         chunk, self.records = self.records[:count], self.records[count:]
-        self.bytes -= weight
+        self._sizes = self._sizes[count:]
+        self._content -= upto[count - 1] if count else 0
         return chunk
 
     def forget(self, problem: str = "", *, at_once: bool = False) -> None:
         """Starts over from the journal; after a failure not before a pause."""
-        self.position, self.records, self.bytes = None, [], 0
+        self.position, self.records, self._sizes, self._content = None, [], [], 0
         self.problem = problem
         self.look_at = 0.0 if at_once else time.monotonic() + self.pause_s
         self.pause_s = min(self.pause_s * 2, AGAIN_S_MAX)
