@@ -26,6 +26,18 @@ TOO_SLOW = (
     "The call took longer than the door gives it. Send all of it at once, then try again; "
     "docs/reference/gateway.md has the limits."
 )
+ESCAPED_SLASH = (
+    "The path holds a slash that is percent-encoded, and no name has one. Send the name as it was "
+    "given; docs/reference/gateway.md has the paths."
+)
+UNDERSCORE = (
+    "A header's name has an underscore, which proxies read in two ways. Leave it out, or write - "
+    "instead."
+)
+MALFORMED = (
+    "The request is no HTTP that the door takes: %RESPONSE_CODE_DETAILS%. Use an HTTP client that "
+    "keeps to RFC 9110."
+)
 OVERLOADED = "The door is overloaded. Try again shortly."
 NO_ROUTE = "The door knows no %REQ(:PATH)%; see docs/reference/gateway.md for what it offers."
 
@@ -48,6 +60,9 @@ def replies(site: Site) -> Json:
         (_flags("UF", "UC", "UH", "UR", "NC", "LR"), UNREACHABLE, 0),
         (_because("max_duration_timeout"), TOO_SLOW, 0),
         (_because("stream_idle_timeout"), TOO_SLOW, 0),
+        (_because("path_normalization_failed"), ESCAPED_SLASH, 0),
+        (_because("unexpected_underscore"), UNDERSCORE, 0),
+        (_status(400), MALFORMED, 0),
         (_flags("OM"), OVERLOADED, 0),
         (_flags("NR"), NO_ROUTE, 0),
         (_status(404), "%LOCAL_REPLY_BODY%", 0),
