@@ -12,6 +12,7 @@ import logging
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -37,7 +38,7 @@ def unheard() -> Stage:
 
 async def try_seeds(platform: Laptop, options: argparse.Namespace) -> bool:
     """Whether all hold."""
-    all_hold = True
+    all_hold, kinds = True, Counter[str]()
     async with served_on(platform, unheard()) as story:
         for seed in range(options.first, options.first + options.seeds):
             outcome = await run(
@@ -49,9 +50,11 @@ async def try_seeds(platform: Laptop, options: argparse.Namespace) -> bool:
                 clock=options.faketime is not None,
             )
             all_hold = all_hold and not outcome.wrong
+            kinds += outcome.kinds
             print(outcome, flush=True)
             if outcome.wrong:
                 print(*outcome.harms, sep="\n    ", flush=True)
+    print("harms:", ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
     return all_hold
 
 

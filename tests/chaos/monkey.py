@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +36,9 @@ Harm = Callable[[], Awaitable[str]]
 
 @dataclass
 class Monkey:
-    """`done` tells each harm and when; the draws are the seed's, their timing the machine's.
+    """The draws are the seed's, their timing the machine's.
 
+    `done` tells each harm and when, `kinds` how often each kind was drawn.
     `small_disk`: the installation has a disk of its own, which may be filled. `clock`: its clock
     can be set.
     """
@@ -45,7 +47,8 @@ class Monkey:
     ledger: Ledger
     small_disk: bool = False
     clock: bool = False
-    done: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list[str])
+    kinds: Counter[str] = field(default_factory=Counter[str])
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.ledger.seed)  # noqa: S311 - to be repeated, not secret.
@@ -75,6 +78,7 @@ class Monkey:
             "set the clock": (1 if self.clock else 0, self._set_clock),
         }
         (kind,) = self._random.choices(list(kinds), [weight for weight, _ in kinds.values()])
+        self.kinds[kind] += 1
         at_s = time.monotonic() - self._began
         self.done.append(f"{at_s:5.1f} s  {kind} {await kinds[kind][1]()}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from apps.hospital.story import Story
@@ -25,6 +26,7 @@ class Outcome:
     harms: tuple[str, ...]
     back_s: float
     acknowledged: str
+    kinds: Counter[str]
     wrong: str = ""
 
     def __str__(self) -> str:
@@ -71,7 +73,7 @@ async def run(
         "jobs": len(ledger.jobs),
     }
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return Outcome(seed, tuple(monkey.done), back_s, told, wrong)
+    return Outcome(seed, tuple(monkey.done), back_s, told, monkey.kinds, wrong)
 
 
 async def back(platform: Laptop) -> float:
