@@ -2,7 +2,8 @@
 
     delivery      at least once: acknowledged after the handler, in order within a partition
     retries       an error that passes is waited out; another is tried TRIES_MAX times
-    dead letters  then to <topic>.dlq with the reason, and only then acknowledged
+    dead letters  then to <topic>.dlq with the reason, and only then acknowledged; taken again from
+                  there when `monitoring` says so
     trace         continues the publisher's, through the traceparent header
     wire          CloudEvents 1.0, binary mode, JSON
 
@@ -31,10 +32,11 @@ from pydantic import ValidationError
 from libs.common import flow, telemetry
 from libs.common.deliveries import Delivery, buried, delivery_of, parse, undecoded
 from libs.common.errors import BasaltError, DependencyError, InvalidInputError
-from libs.common.events import Event
+from libs.common.events import DeadLetterReplayed, Event
 from libs.common.flow import DEAD_LETTER_SUFFIX, Topic
 from libs.common.identity import acting_for
 from libs.common.kafka import HEARTBEAT_MS, SESSION_MS, KafkaAccess
+from libs.common.letters import letter_at
 from libs.common.proven import ProvenBroker
 from libs.common.publishing import STOP_S_MAX, Publishing, stopped
 from libs.common.runtime import ended
@@ -48,7 +50,6 @@ RETRYABLE_S_MAX = 120.0
 START_S_MAX = 45.0
 # A group without dead members lets us in within this.
 JOIN_S_MAX = 1.0
-REASON_PREFIX = "basalt-"
 
 E = TypeVar("E", bound=Event)
 log = structlog.get_logger(__name__)
@@ -108,9 +109,13 @@ class Bus:
 
     name = "kafka"
 
-    def __init__(self, access: KafkaAccess, router: Router) -> None:
+    def __init__(
+        self, access: KafkaAccess, router: Router, replays: Topic = flow.LETTER_REPLAYED
+    ) -> None:
         self.access = access
         self.router = router
+        if router.service in replays.consumers:
+            router.subscriber(replays)(self._take_again)
         self._publishing = Publishing(access, router.service)
         self._stopping = asyncio.Event()
         self._waiting: dict[tuple[str, int], str] = {}
@@ -250,16 +255,6 @@ class Bus:
         """Publishes bytes as they are."""
         await self._publishing.send(topic, key, body, headers)
 
-    async def replay(self, letter: Delivery) -> None:
-        """Sends a dead letter back to where it came from; consumers know its event by its id."""
-        headers = {
-            name: value
-            for name, value in letter.headers.items()
-            if not name.startswith(REASON_PREFIX)
-        }
-        topic = letter.topic.removesuffix(DEAD_LETTER_SUFFIX)
-        await self.send(topic, letter.key, letter.body, headers)
-
     # Consuming.
 
     async def _deliver(self, delivery: Delivery, handle: Handle) -> None:
@@ -322,6 +317,19 @@ class Bus:
                     raise
             await self._pause(pause_s)
             pause_s = min(pause_s * 2, TRY_AGAIN_S_MAX)
+
+    async def _take_again(self, asked: DeadLetterReplayed) -> None:
+        """A letter that this service buried; its handler knows an event by its id."""
+        if asked.consumer != self.router.service:
+            return
+        if asked.topic not in self.router.topics:
+            raise InvalidInputError(
+                f"{self.router.service} does not consume {asked.topic} any more.",
+                which=asked.topic,
+                next_step="Leave the letter where it is.",
+            )
+        letter = await letter_at(self.access, asked.topic, asked.partition, asked.offset)
+        await self._deliver(letter, self.router.handlers[asked.topic])
 
     def _note(self, delivery: Delivery, tries: int, error: Exception) -> None:
         self._waiting[(delivery.topic, delivery.partition)] = (

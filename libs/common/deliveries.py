@@ -13,7 +13,7 @@ from faststream.kafka import KafkaMessage
 
 from libs.common.batches import UNREADABLE_BYTES_MAX
 from libs.common.echo import short
-from libs.common.flow import DEAD_LETTER_SUFFIX
+from libs.common.flow import BURIAL_PREFIX, DEAD_LETTER_SUFFIX
 from libs.common.unreadable import HEADER, Unreadable
 
 ERROR_CHARACTERS_MAX = 2_000
@@ -63,6 +63,23 @@ def delivery_of(message: KafkaMessage) -> Delivery:
         key=(record.key or b"").decode(errors="replace"),
         body=bytes(message.body),
         headers={key: str(value) for key, value in message.headers.items()},
+    )
+
+
+def unburied(topic: str, letter: ConsumerRecord[Any, Any]) -> Delivery:
+    """The message of a dead letter, without what was written on it when it was buried."""
+    headers = {key: (value or b"").decode(errors="replace") for key, value in letter.headers}
+    place = (headers.get(f"basalt-{name}", "") for name in ("partition", "offset"))
+    partition, offset = (int(text) if text.isdecimal() else 0 for text in place)
+    return Delivery(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        key=(letter.key or b"").decode(errors="replace"),
+        body=letter.value or b"",
+        headers={
+            name: each for name, each in headers.items() if not name.startswith(BURIAL_PREFIX)
+        },
     )
 
 

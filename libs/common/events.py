@@ -137,6 +137,15 @@ class AlertRaised(Event):
     message: str
 
 
+class DeadLetterReplayed(Event):
+    """Its consumer takes a dead letter again, from the place in its topic's dead letters."""
+
+    topic: str
+    consumer: str
+    partition: int
+    offset: int
+
+
 class AccessChanged(Event):
     """Keys, revocations, tenants or limits changed: whoever caches them reads them again."""
 

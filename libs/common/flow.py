@@ -15,10 +15,12 @@ HOUR_MS = 3_600_000
 UPSTREAM_PREFIX = "upstream."
 UPSTREAM_PARTITIONS = 4
 DEAD_LETTER_SUFFIX = ".dlq"
+# How the headers begin that say why a message is a dead letter.
+BURIAL_PREFIX = "basalt-"
 # Who alone takes in upstream topics, all of them in one group: its offsets are in its journal.
 UPSTREAM_READER = "ingest"
 UPSTREAM_GROUP = "ingest"
-# Who keeps every dead letter, and sends one back to its topic when that is asked for.
+# Who keeps every dead letter, and tells its consumer to take it again when that is asked for.
 UNDERTAKER = "monitoring"
 
 
@@ -59,6 +61,7 @@ FOREIGN_MODEL      = Topic("model.foreign.v1",      events.ForeignModelFound, "i
 PREDICTIONS_SERVED = Topic("predictions.served.v1", events.PredictionsServed, "gateway",    ("monitoring",),              ("tenant", "model"),   DAY_1)
 DRIFT_DETECTED     = Topic("drift.detected.v1",     events.DriftDetected,     "monitoring", ("trainer",),                 ("tenant", "model"),   DAYS_7)
 ALERT_RAISED       = Topic("alert.raised.v1",       events.AlertRaised,       "monitoring", (),                           ("tenant", "subject"), DAYS_7)
+LETTER_REPLAYED    = Topic("letter.replayed.v1",    events.DeadLetterReplayed, "monitoring", ("trainer", "inference", "gateway", "monitoring"), ("tenant", "topic"), DAYS_7)
 ACCESS_CHANGED     = Topic("access.changed.v1",     events.AccessChanged,     "security",   ("gateway",),                 ("tenant",),           DAYS_7)
 # fmt: on
 
@@ -73,6 +76,7 @@ TOPICS: tuple[Topic, ...] = (
     PREDICTIONS_SERVED,
     DRIFT_DETECTED,
     ALERT_RAISED,
+    LETTER_REPLAYED,
     ACCESS_CHANGED,
 )
 BY_EVENT: dict[type[Event], Topic] = {topic.event: topic for topic in TOPICS}

@@ -1,8 +1,8 @@
 """Who may do what on Kafka: computed from the producer and consumers columns of `flow.py`.
 
     producer    writes its topic, and reads it: what the log lost, it publishes again
-    consumer    reads the topic in a group of its own, and buries in <topic>.dlq
-    undertaker  reads every <topic>.dlq, and writes a letter back to its topic when asked
+    consumer    reads the topic in a group of its own, buries in <topic>.dlq and reads it there
+    undertaker  reads every <topic>.dlq
     upstream    `ingest` alone reads upstream.*; an upstream system writes to its one topic
 
 What is not listed is refused: creating, altering and deleting topics, others' groups, settings.
@@ -51,13 +51,12 @@ def rights_of(service: str) -> tuple[Right, ...]:
     """Of one service, in the order to grant them."""
     consumed = [topic for topic in TOPICS if service in topic.consumers]
     written = {topic.name for topic in TOPICS if topic.producer == service}
-    written |= {topic.dead_letters for topic in consumed}
+    letters = {topic.dead_letters for topic in consumed}
+    written |= letters
     consumes = {topic.name for topic in consumed}
-    read = consumes | {topic.name for topic in TOPICS if topic.producer == service}
     if service == UNDERTAKER:
         consumes |= {topic.dead_letters for topic in TOPICS}
-        read |= {topic.dead_letters for topic in TOPICS}
-        written |= {topic.name for topic in TOPICS if topic.consumers}
+    read = consumes | letters | {topic.name for topic in TOPICS if topic.producer == service}
     rights = [
         *(Right(service, Resource.TOPIC, name, Operation.READ) for name in read),
         *(Right(service, Resource.TOPIC, name, Operation.WRITE) for name in written),

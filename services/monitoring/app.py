@@ -70,7 +70,7 @@ def build(settings: Settings) -> Service:
         alerts=alerts,
         traces=Traces(store),
         letters=letters,
-        replay=Replay(journal, ground.objects, bus),
+        replay=Replay(journal, clock),
     )
     metrics = metrics_app(meters.exposition, settings.metrics_key.get_secret_value())
     changes = Changes(history, clock) if history else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -112,9 +112,3 @@ class Meters(Protocol):
     def spans_refused(self, reason: str, count: int) -> None: ...
 
     def dead_letter(self, topic: str, consumer: str) -> None: ...
-
-
-class Republisher(Protocol):
-    async def send(self, topic: str, key: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """Returns when the broker has it durably. Raises DependencyError when that is not known."""
-        ...

@@ -12,7 +12,7 @@ from aiokafka.structs import TopicPartition
 
 from libs.common import bus as bus_module
 from libs.common import publishing, telemetry
-from libs.common.bus import Bus, Delivery, Router
+from libs.common.bus import Bus, Router
 from libs.common.errors import DependencyError, InvalidInputError, NotFoundError
 from libs.common.events import DatasetVersioned
 from libs.common.flow import Topic, consumer_group
@@ -207,33 +207,6 @@ async def test_a_message_that_is_too_large_is_refused_and_the_bus_goes_on(
         await bus.publish(outgoing(topic, dataset_versioned("one")))
 
         await eventually(lambda: collector.ids == ["one"])
-
-
-async def test_a_dead_letter_replayed_is_handled(
-    kafka: Kafka, collector: Collector, topic: Topic
-) -> None:
-    letters: list[Delivery] = []
-
-    async def keep(letter: Delivery) -> None:
-        letters.append(letter)
-
-    undertaker = Router(f"undertaker-{uuid4().hex}")
-    undertaker.handlers[topic.dead_letters] = keep
-    collector.refusal, collector.refused_ids = InvalidInputError("Not yet."), {"one"}
-    async with (
-        started(collector.bus) as bus,
-        started(Bus(KafkaAccess(kafka.bootstrap), undertaker)) as other,
-    ):
-        await bus.publish(outgoing(topic, dataset_versioned("one")))
-        await eventually(lambda: len(letters) == 1)
-        collector.refusal = None
-
-        await other.replay(letters[0])
-
-        await eventually(lambda: collector.ids == ["one"])
-    (_, replayed) = await read(kafka.bootstrap, topic.name, 2)
-    assert header(replayed, "ce_id") == "one"
-    assert not [name for name, _ in replayed.headers if name.startswith("basalt-")]
 
 
 async def test_an_error_that_passes_is_waited_out_however_long(

@@ -27,6 +27,7 @@ from libs.common.stores.ports import (
 # What one transaction takes at the most: enough to share the cost of its fsync.
 BATCH_MAX = 256
 BUSY_MS_MAX = 5_000
+BUSY_PAUSE_S = 0.02
 
 # `outbox.number` grows with every commit, so an aggregate's versions wait in their order.
 SCHEMA = """
@@ -203,9 +204,9 @@ class SqliteJournal:
     def _connect_all(self) -> _Open:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            writer = _connect(self._path)
+            writer = connected(self._path)
             writer.executescript(SCHEMA)
-            opened = _Open(writer, _connect(self._path), _connect(self._path), self._write)
+            opened = _Open(writer, connected(self._path), connected(self._path), self._write)
         except (sqlite3.Error, OSError) as error:
             raise _unavailable(self._path, error) from error
         opened.writing.start()
@@ -308,11 +309,22 @@ def _settle(jobs: list[_Job]) -> None:
             job.done.exception()
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connected(path: Path, synchronous: str = "FULL") -> sqlite3.Connection:
+    """For any thread, without transactions of its own. Raises sqlite3.Error."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA busy_timeout={BUSY_MS_MAX}")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+    give_up_at = time.monotonic() + BUSY_MS_MAX / 1_000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # Of two that open a new file at once, SQLite refuses one without any waiting.
+            busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > give_up_at:
+                raise
+            time.sleep(BUSY_PAUSE_S)
+    connection.execute(f"PRAGMA synchronous={synchronous}")
     return connection
 
 

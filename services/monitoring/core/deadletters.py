@@ -1,4 +1,4 @@
-"""Events that a consumer could not handle: kept, listed, sent again.
+"""Events that a consumer could not handle: kept, listed, and taken again by it when asked.
 
     "<tenant>/deadletter/<topic>-<partition>-<offset>"   the place in the dead-letter topic
 
@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict
 from libs.common import flow, journal
 from libs.common.clock import Clock
 from libs.common.echo import short
-from libs.common.errors import NotFoundError
+from libs.common.errors import NotFoundError, PreconditionError
+from libs.common.events import DeadLetterReplayed
 from libs.common.identity import PLATFORM
 from libs.common.journal import Change, Journal
 from libs.common.paging import not_a_token
@@ -30,14 +31,12 @@ from libs.common.stores.ports import Entry, ObjectStore
 from services.monitoring.core.alerts import Alerts
 
 if TYPE_CHECKING:
-    from services.monitoring.ports import Meters, Republisher
+    from services.monitoring.ports import Meters
 
 KIND = "deadletter"
 BODY_SHOWN_BYTES = 16 * 1024
 HEADER_CHARACTERS_MAX = 4_000
 HEADERS_MAX = 64
-# What the bus adds when it buries a message; what is sent again goes without.
-BURIAL_PREFIX = "basalt-"
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -56,7 +55,7 @@ class Burial:
 class Letter(BaseModel):
     """What is kept of a dead letter; its body is an object, `body_start` its beginning in base64.
 
-    `key` and `headers` are those it had on its topic, where a replay publishes it again.
+    `key` and `headers` are those it had on its topic.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -105,7 +104,7 @@ class DeadLetters:
         headers = [
             (name, value[:HEADER_CHARACTERS_MAX])
             for name, value in burial.headers.items()
-            if not name.startswith(BURIAL_PREFIX)
+            if not name.startswith(flow.BURIAL_PREFIX)
         ]
         letter = Letter(
             topic=topic,
@@ -178,33 +177,56 @@ class DeadLetters:
 @dataclass(frozen=True, slots=True)
 class Replay:
     journal: Journal
-    objects: ObjectStore
-    publisher: Republisher
+    clock: Clock
 
     async def again(self, tenant: str, letter_id: str, by: str) -> tuple[DeadLetter, bool]:
-        """Publishes a letter to the topic it came from, with its key and headers.
+        """Tells a letter's consumer to take it again, from its place among the dead letters.
 
-        At least once: when this process ends between the broker's acknowledgement and the
-        journal, asking again publishes again; consumers know an event by its id. Also answers
-        whether another call did so before: then nothing is published.
+        Also answers whether another call did so before: then nobody is told. Raises
+        PreconditionError for a letter that no consumer can take.
         """
         cause = self.journal.this_call()
         found = await self._find(tenant, letter_id)
         letter = _kept(found)
         if letter.replayed:
             return _letter(found), found.cause != cause
-        body = await self.objects.get(_object(found.tenant, letter.body_sha256))
-        await self.publisher.send(letter.topic, letter.key, body, letter.headers)
+        told = self._told(found, letter)
 
         async def decide(latest: Entry | None) -> Change | None:
             known = _kept(latest or found)
             if known.replayed:
                 return None
             replayed = known.model_copy(update={"replayed": True})
-            return Change("DeadLetterReplayed", replayed.model_dump(mode="json"))
+            return Change("DeadLetterReplayed", replayed.model_dump(mode="json"), (told,))
 
         entry = await self.journal.decide(found.aggregate, cause, by, decide)
         return _letter(entry), entry.cause != cause
+
+    def _told(self, found: Entry, letter: Letter) -> DeadLetterReplayed:
+        now, topic = self.clock.now(), flow.BY_NAME.get(letter.topic)
+        if topic is None or letter.consumer not in topic.consumers:
+            raise PreconditionError(
+                f"Nobody consumes {letter.topic} as {letter.consumer or 'its consumer'} did.",
+                which="id",
+                next_step="Let its producer, or the upstream system, send it again.",
+            )
+        if now - letter.at >= timedelta(milliseconds=flow.DEAD_LETTER_RETENTION_MS):
+            raise PreconditionError(
+                f"The letter is of {letter.at:%Y-%m-%d}, and Kafka keeps them for"
+                f" {flow.DEAD_LETTER_RETENTION_MS // flow.DAY_1} days.",
+                which="id",
+                next_step="Let its producer, or the upstream system, send it again.",
+            )
+        _, partition, offset = found.name.rsplit("-", 2)
+        return DeadLetterReplayed(
+            id=f"{found.tenant}/{found.name}",
+            tenant=found.tenant,
+            at=now,
+            topic=letter.topic,
+            consumer=letter.consumer,
+            partition=int(partition),
+            offset=int(offset),
+        )
 
     async def _find(self, tenant: str, letter_id: str) -> Entry:
         of, _, name = letter_id.partition("/")

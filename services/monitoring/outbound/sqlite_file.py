@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from libs.common.errors import DependencyError
+from libs.common.stores.sqlite import connected
 
 T = TypeVar("T")
-BUSY_MS_MAX = 5_000
 
 
 class SqliteFile:
@@ -35,17 +35,10 @@ class SqliteFile:
                 raise sqlite3.OperationalError("it is closed")
             if self._connections is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                writer = self._connect()
+                writer = connected(self._path, self._synchronous)
                 writer.executescript(self._schema)
-                self._connections = writer, self._connect()
+                self._connections = writer, connected(self._path, self._synchronous)
             return self._connections
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA busy_timeout={BUSY_MS_MAX}")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(f"PRAGMA synchronous={self._synchronous}")
-        return connection
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `work` in one transaction; it is on the disk when this returns."""

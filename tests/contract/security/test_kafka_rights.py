@@ -67,7 +67,7 @@ def seen(secured_kafka: Kafka, settled: Upkeep, upstream: KafkaAccess) -> Mappin
 def test_a_topic_is_its_producers_and_its_consumers(row: Topic, seen: Mapping[str, Seen]) -> None:
     for who, may in seen.items():
         expected = set[str]()
-        if who == row.producer or (who == flow.UNDERTAKER and row.consumers):
+        if who == row.producer:
             expected |= WRITES
         if who == row.producer or who in row.consumers:
             expected |= READS
@@ -75,12 +75,12 @@ def test_a_topic_is_its_producers_and_its_consumers(row: Topic, seen: Mapping[st
 
 
 @pytest.mark.parametrize("row", flow.TOPICS, ids=lambda row: row.name)
-def test_dead_letters_are_the_consumers_to_write_and_monitorings_to_read(
+def test_dead_letters_are_the_consumers_to_write_and_theirs_and_monitorings_to_read(
     row: Topic, seen: Mapping[str, Seen]
 ) -> None:
     for who, may in seen.items():
         expected = set(WRITES) if who in row.consumers else set[str]()
-        if who == flow.UNDERTAKER:
+        if who == flow.UNDERTAKER or who in row.consumers:
             expected |= READS
         assert may.topics[row.dead_letters] == expected, (who, row.dead_letters)
 

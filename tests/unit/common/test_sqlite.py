@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
 from libs.common.errors import DependencyError
-from libs.common.stores.sqlite import SqliteJournal
+from libs.common.stores.sqlite import SqliteJournal, connected
 from tests.support.entries import entry
 from tests.support.eventually import eventually
 
@@ -133,3 +134,20 @@ async def test_nothing_is_opened_before_it_is_used(tmp_path: Path) -> None:
     await store.close()
 
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("held", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+def test_two_that_open_a_new_file_at_once_wait_for_each_other(tmp_path: Path, held: str) -> None:
+    """SQLite by itself refuses the second one's change to a write-ahead log at once."""
+    path = tmp_path / "new.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute(held)
+    release = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    release.start()
+
+    connection = connected(path)
+
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    release.join()
+    connection.close()
+    other.close()

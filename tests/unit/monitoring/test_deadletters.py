@@ -1,15 +1,18 @@
-"""Dead letters: kept whole, listed in pages, sent again as they were."""
+"""Dead letters: kept whole, listed in pages, and their consumers told to take them again."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from libs.common.clock import SystemClock
-from libs.common.errors import DependencyError, InvalidInputError, NotFoundError
+from libs.common.errors import InvalidInputError, NotFoundError, PreconditionError
+from libs.common.events import DeadLetterReplayed
 from libs.common.journal import Journal
 from libs.common.stores.directory import DirectoryObjects
 from services.monitoring.core.alerts import Alerts
@@ -19,19 +22,6 @@ from tests.support.calling import called
 from tests.support.served import open_journal
 
 TOPIC = "training.failed.v1"
-
-
-class Sent:
-    """Takes what is published; it may be out of reach."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[str, str, bytes, dict[str, str]]] = []
-        self.failure: Exception | None = None
-
-    async def send(self, topic: str, key: str, body: bytes, headers: Mapping[str, str]) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.messages.append((topic, key, body, dict(headers)))
 
 
 @pytest.fixture
@@ -58,13 +48,8 @@ def letters(journal: Journal, objects: DirectoryObjects, meters: PrometheusMeter
 
 
 @pytest.fixture
-def sent() -> Sent:
-    return Sent()
-
-
-@pytest.fixture
-def replay(journal: Journal, objects: DirectoryObjects, sent: Sent) -> Replay:
-    return Replay(journal, objects, sent)
+def replay(journal: Journal) -> Replay:
+    return Replay(journal, SystemClock())
 
 
 def burial(offset: int = 0, body: bytes | None = None, topic: str = TOPIC) -> Burial:
@@ -104,36 +89,56 @@ async def test_a_letter_is_kept_once_and_told(
     assert len(await journal.history("acme/alerts/log")) == 1  # One an hour, not one a letter.
 
 
-async def test_it_goes_back_as_it_came_and_only_once(
-    letters: DeadLetters, replay: Replay, sent: Sent
+async def told(journal: Journal) -> list[DeadLetterReplayed]:
+    """What the outbox has for consumers."""
+    return [
+        DeadLetterReplayed.model_validate_json(event.payload)
+        for head in await journal.heads("deadletter")
+        for entry in await journal.history(head.aggregate)
+        for event in entry.outbox
+    ]
+
+
+async def test_its_consumer_is_told_where_it_lies_and_only_once(
+    letters: DeadLetters, replay: Replay, journal: Journal
 ) -> None:
-    body = b'{"tenant": "acme", "odd": "\xff\xfe'
-    await letters.take(burial(body=body))
-    letter_id = f"platform/{TOPIC}-0-{0:012d}"  # What cannot be read belongs to nobody.
+    await letters.take(burial(7, body=b'{"tenant": "acme", "odd": "\xff\xfe'))
+    letter_id = f"platform/{TOPIC}-0-{7:012d}"  # What cannot be read belongs to nobody.
 
     for key, already in (("one", False), ("one", False), ("two", True)):
         letter, before = await called("root", key, replay.again("platform", letter_id, "root"))
         assert letter.replayed
         assert before is already
 
-    assert sent.messages == [(TOPIC, "acme/j1", body, {"ce_id": "e1", "traceparent": "00-abc"})]
+    (event,) = await told(journal)
+    assert (event.topic, event.consumer, event.partition, event.offset) == (
+        TOPIC,
+        "monitoring",
+        0,
+        7,
+    )
+    assert (event.id, event.tenant) == (letter_id, "platform")
 
 
-async def test_what_kafka_did_not_take_is_not_replayed(
-    letters: DeadLetters, replay: Replay, sent: Sent
+async def test_a_letter_that_no_consumer_can_take_is_not_replayed(
+    letters: DeadLetters, replay: Replay, journal: Journal
 ) -> None:
+    await letters.take(burial(topic="model.ended.v1"))
+    await letters.take(burial(topic="drift.detected.v1"))  # `monitoring` does not consume it.
     await letters.take(burial())
-    letter_id = (await letters.page("acme", "", 1, ""))[0][0].id
-    sent.failure = DependencyError("Kafka is away.", which="kafka")
-    with pytest.raises(DependencyError):
-        await replay.again("acme", letter_id, "ada")
-    assert not (await letters.page("acme", "", 1, ""))[0][0].replayed
+    for topic in ("model.ended.v1", "drift.detected.v1"):
+        with pytest.raises(PreconditionError, match=f"Nobody consumes {topic} as monitoring did"):
+            await replay.again("acme", f"acme/{topic}-0-{0:012d}", "ada")
+    late = Replay(journal, Later())
+    with pytest.raises(PreconditionError, match="Kafka keeps them for 30 days"):
+        await late.again("acme", f"acme/{TOPIC}-0-{0:012d}", "ada")
+    assert not [letter for letter in (await letters.page("acme", "", 9, ""))[0] if letter.replayed]
+    assert await told(journal) == []
 
-    sent.failure = None
-    letter, already = await replay.again("acme", letter_id, "ada")
-    assert letter.replayed
-    assert not already
-    assert len(sent.messages) == 1
+
+class Later(SystemClock):
+    def now(self) -> datetime:
+        return super().now() + timedelta(days=30)
 
 
 async def test_tenants_have_their_own_and_the_platform_has_all(
@@ -174,14 +179,13 @@ async def test_pages_by_topic(letters: DeadLetters) -> None:
 
 
 async def test_a_listing_shows_the_beginning_of_a_large_body(
-    letters: DeadLetters, replay: Replay, sent: Sent
+    letters: DeadLetters, objects: DirectoryObjects
 ) -> None:
     body = json.dumps({"tenant": "acme", "x": "y" * 900_000}).encode()
     await letters.take(burial(body=body))
 
     ((letter,), _) = await letters.page("acme", "", 50, "")
-    await replay.again("acme", letter.id, "ada")
 
     assert letter.body == body[:BODY_SHOWN_BYTES]
     assert letter.size_bytes == len(body)
-    assert sent.messages[0][2] == body
+    assert await objects.get(f"acme/deadletter/{sha256(body).hexdigest()}") == body

@@ -240,7 +240,7 @@ def list_dead_letters(
 
 @deadletters.command("replay")
 def replay_dead_letter(letter: str, json: Json = False) -> None:
-    """Publish a dead letter again, once its cause is mended.
+    """Have a dead letter's consumer take it again, once its cause is mended.
 
     Example: basalt deadletter replay ID
     """
@@ -249,6 +249,6 @@ def replay_dead_letter(letter: str, json: Json = False) -> None:
             client.monitoring.ReplayDeadLetter, pb.ReplayDeadLetterRequest(id=letter)
         )
     if answer.already_replayed:
-        told(answer, json, f"{letter} was published again before; nothing was done now.")
+        told(answer, json, f"{letter} was replayed before; nothing was done now.")
     else:
-        told(answer, json, f"{letter} is published again.")
+        told(answer, json, f"{letter}: its consumer takes it again.")

@@ -141,7 +141,7 @@ class MonitoringServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReplayDeadLetter(self, request, context):
-        """Publishes a dead letter to the topic it came from again.
+        """Has a dead letter's consumer take it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
