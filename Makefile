@@ -34,11 +34,11 @@ up: setup ## Runs the platform until Ctrl-C.
 	@$(BIN)/basalt up
 
 test: setup ## Passes every test that needs no Go toolchain.
-	$(BIN)/python -m pytest -m "not real" -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -m "not real" -n $(WORKERS) --dist loadgroup --max-worker-restart 0
 
 test-real: setup ## The contract, e2e, fault and chaos suites on Kafka, MinIO, a MongoDB-wire server and Triton.
 	@$(BIN)/python -m tools.servers obtain minio ferretdb
-	BASALT_TEST_EDITION=real $(BIN)/python -m pytest tests/contract tests/servers tests/e2e tests/faults tests/chaos -m "real" -n $(WORKERS) --dist loadgroup
+	BASALT_TEST_EDITION=real $(BIN)/python -m pytest tests/contract tests/servers tests/e2e tests/faults tests/chaos -m "real" -n $(WORKERS) --dist loadgroup --max-worker-restart 0
 
 SEEDS ?= 3
 chaos: setup ## Harms a working platform by SEEDS=3 seeds, four minutes each at most, and looks what holds.

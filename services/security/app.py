@@ -11,7 +11,7 @@ from libs.common.foundation import Foundation
 from libs.common.kafka import ADMINISTRATOR, KafkaAccess
 from libs.common.policy import Policy
 from libs.common.rpc import Guard
-from libs.common.runtime import Loop, Service
+from libs.common.runtime import Closing, Loop, Service
 from libs.common.topics import platform_topics
 from services.security.core.access import Access, Published
 from services.security.core.api_keys import ApiKeys
@@ -128,8 +128,9 @@ def build(settings: Settings) -> Service:
         service: secret.get_secret_value()
         for service, secret in settings.service_credentials.items()
     }
+    administrator = KafkaAdministrator(_administrator(settings))
     upkeep = Upkeep(
-        KafkaAdministrator(_administrator(settings)),
+        administrator,
         clock,
         SourceKeys(journal, clock, seal),
         platform_topics(settings.replication),
@@ -158,6 +159,7 @@ def build(settings: Settings) -> Service:
         parts=[
             FirstStart(access, users, checkpoint_keys),
             Loop("access", access.refresh, REFRESH_S),
+            Closing("kafka administration", administrator.close),
             Loop("kafka-upkeep", upkeep.look, UPKEEP_S),
             Loop("checkpoint keys", checkpoint_keys.refresh, LOOK_S),
             Loop("checkpoints", checkpoints.look, LOOK_S),

@@ -58,13 +58,13 @@ class Seen:
 
 
 def seen_by(who: KafkaAccess, topics: Sequence[str], groups: Sequence[str]) -> Seen:
-    client = kafka.AdminClient(who.for_librdkafka())
-    asked = client.describe_topics(
-        confluent_kafka.TopicCollection(list(topics)),
-        include_authorized_operations=True,
-        request_timeout=ANSWER_S_MAX,
-    )
-    return Seen(_answered(asked), {group: _held(client, group) for group in groups})
+    with kafka.AdminClient(who.for_librdkafka()) as client:
+        asked = client.describe_topics(
+            confluent_kafka.TopicCollection(list(topics)),
+            include_authorized_operations=True,
+            request_timeout=ANSWER_S_MAX,
+        )
+        return Seen(_answered(asked), {group: _held(client, group) for group in groups})
 
 
 def _held(client: Any, group: str) -> frozenset[str]:

@@ -319,20 +319,20 @@ def _introduce_administrator(bootstrap: str, password: str) -> None:
 
     # Its types leave out most of what it exports.
     kafka: Any = confluent_kafka.admin
-    administrator = kafka.AdminClient(
-        {
-            "bootstrap.servers": bootstrap,
-            "security.protocol": "SASL_PLAINTEXT",
-            "sasl.mechanism": "PLAIN",
-            "sasl.username": ADMINISTRATOR,
-            "sasl.password": password,
-        }
-    )
+    settings = {
+        "bootstrap.servers": bootstrap,
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": ADMINISTRATOR,
+        "sasl.password": password,
+    }
     how = kafka.ScramCredentialInfo(kafka.ScramMechanism.SCRAM_SHA_256, SCRAM_ITERATIONS)
     user = kafka.UserScramCredentialUpsertion(ADMINISTRATOR, how, password.encode())
     try:
-        for done in administrator.alter_user_scram_credentials([user]).values():
-            done.result(INTRODUCED_S_MAX)
+        # Ended here: librdkafka aborts the process where its own thread lets go of a client last.
+        with kafka.AdminClient(settings) as administrator:
+            for done in administrator.alter_user_scram_credentials([user]).values():
+                done.result(INTRODUCED_S_MAX)
     except (KafkaException, TimeoutError) as error:
         raise ServerError(
             "kafka",

@@ -33,16 +33,26 @@ PRINCIPAL = "User:"
 # Its types leave out most of what it exports.
 kafka: Any = confluent_kafka.admin
 
+# Until they are closed. librdkafka aborts the process when the last reference to a client goes in
+# its own thread, and Python collects garbage in whichever thread it likes.
+_OPEN: list[Any] = []
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 class KafkaAdministrator:
-    """Connects with the first call, and again by itself."""
+    """Connects with the first call, and again by itself, until it is closed."""
 
     def __init__(self, access: KafkaAccess) -> None:
         self._access = access
         self._made: Any = None
+
+    async def close(self) -> None:
+        client, self._made = self._made, None
+        if client is not None:
+            await asyncio.to_thread(client.__exit__, None, None, None)
+            _OPEN.remove(client)
 
     async def ensure_topics(self, topics: Sequence[TopicSpec]) -> None:
         client = self._client()
@@ -168,6 +178,7 @@ class KafkaAdministrator:
                 "reconnect.backoff.max.ms": RECONNECT_MS_MAX,
             }
             self._made = kafka.AdminClient(settings, logger=log)
+            _OPEN.append(self._made)
         return self._made
 
     async def _all(self, futures: Mapping[Any, Future[Any]]) -> dict[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from libs.common.kafka import KafkaAccess
 from libs.common.kafka_rights import Operation, Resource, Right, rights_of_services
 from services.security.core import source_keys
 from services.security.core.upkeep import Upkeep
-from tests.support.secured_kafka import access, kafka, upkeep
+from services.security.outbound.kafka_administration import KafkaAdministrator
+from tests.support.secured_kafka import access, administrator, kafka, upkeep
 from tools.servers import Kafka, KafkaIdentity
 from tools.servers.ports import free_ports
 
@@ -197,3 +199,31 @@ async def test_with_tls_all_come_by_the_same_ways(tmp_path: Path) -> None:
         await publish(trusting, flow.ACCESS_CHANGED.name)
     finally:
         await asyncio.to_thread(broker.stop)
+
+
+async def test_a_closed_administrator_leaves_no_thread_and_one_that_is_not_is_never_collected(
+    secured_kafka: Kafka,
+) -> None:
+    """librdkafka aborts the process when a collection in its own thread lets go of a client."""
+
+    def threads() -> set[str]:
+        named = Path("/proc/self/task").glob("*/comm")
+        return {each.parent.name for each in named if each.read_text().startswith("rdk:")}
+
+    before = threads()
+
+    async def used() -> KafkaAdministrator:
+        made = KafkaAdministrator(administrator(secured_kafka.bootstrap))
+        assert await made.users()
+        return made
+
+    closed, left = await used(), await used()
+    await closed.close()
+    await closed.close()
+    of_left = threads() - before
+    del left
+    gc.collect()
+    assert of_left
+    assert threads() - before == of_left
+    assert await closed.users(), "It connects again."
+    await closed.close()
