@@ -32,7 +32,7 @@ from pydantic import ValidationError
 from libs.common import flow, telemetry
 from libs.common.deliveries import Delivery, buried, delivery_of, parse, undecoded
 from libs.common.errors import BasaltError, DependencyError, InvalidInputError
-from libs.common.events import DeadLetterReplayed, Event
+from libs.common.events import Event, LetterReplayed
 from libs.common.flow import DEAD_LETTER_SUFFIX, Topic
 from libs.common.identity import acting_for
 from libs.common.kafka import HEARTBEAT_MS, SESSION_MS, KafkaAccess
@@ -318,7 +318,7 @@ class Bus:
             await self._pause(pause_s)
             pause_s = min(pause_s * 2, TRY_AGAIN_S_MAX)
 
-    async def _take_again(self, asked: DeadLetterReplayed) -> None:
+    async def _take_again(self, asked: LetterReplayed) -> None:
         """A letter that this service buried; its handler knows an event by its id."""
         if asked.consumer != self.router.service:
             return

@@ -44,9 +44,8 @@ async def parse(
     record: ConsumerRecord[Any, Any], parse: Callable[[Any], Awaitable[KafkaMessage]]
 ) -> KafkaMessage:
     """Headers as text, whatever bytes they hold: an unreadable one must not lose a message."""
-    headers = [(key, (value or b"").decode(errors="replace")) for key, value in record.headers]
     # FastStream decodes the headers once more, so it gets clean bytes.
-    cleaned = [(key, value.encode()) for key, value in headers]
+    cleaned = [(key, text.encode()) for key, text in _texts(record)]
     return await parse(dataclasses.replace(record, headers=cleaned))
 
 
@@ -66,10 +65,14 @@ def delivery_of(message: KafkaMessage) -> Delivery:
     )
 
 
+def _texts(record: ConsumerRecord[Any, Any]) -> list[tuple[str, str]]:
+    return [(key, (value or b"").decode(errors="replace")) for key, value in record.headers]
+
+
 def unburied(topic: str, letter: ConsumerRecord[Any, Any]) -> Delivery:
     """The message of a dead letter, without what was written on it when it was buried."""
-    headers = {key: (value or b"").decode(errors="replace") for key, value in letter.headers}
-    place = (headers.get(f"basalt-{name}", "") for name in ("partition", "offset"))
+    headers = dict(_texts(letter))
+    place = (headers.get(f"{BURIAL_PREFIX}{name}", "") for name in ("partition", "offset"))
     partition, offset = (int(text) if text.isdecimal() else 0 for text in place)
     return Delivery(
         topic=topic,

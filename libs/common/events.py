@@ -137,7 +137,7 @@ class AlertRaised(Event):
     message: str
 
 
-class DeadLetterReplayed(Event):
+class LetterReplayed(Event):
     """Its consumer takes a dead letter again, from the place in its topic's dead letters."""
 
     topic: str

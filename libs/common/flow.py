@@ -61,7 +61,7 @@ FOREIGN_MODEL      = Topic("model.foreign.v1",      events.ForeignModelFound, "i
 PREDICTIONS_SERVED = Topic("predictions.served.v1", events.PredictionsServed, "gateway",    ("monitoring",),              ("tenant", "model"),   DAY_1)
 DRIFT_DETECTED     = Topic("drift.detected.v1",     events.DriftDetected,     "monitoring", ("trainer",),                 ("tenant", "model"),   DAYS_7)
 ALERT_RAISED       = Topic("alert.raised.v1",       events.AlertRaised,       "monitoring", (),                           ("tenant", "subject"), DAYS_7)
-LETTER_REPLAYED    = Topic("letter.replayed.v1",    events.DeadLetterReplayed, "monitoring", ("trainer", "inference", "gateway", "monitoring"), ("tenant", "topic"), DAYS_7)
+LETTER_REPLAYED    = Topic("letter.replayed.v1",    events.LetterReplayed,    "monitoring", ("trainer", "inference", "gateway", "monitoring"), ("tenant", "topic"), DAYS_7)
 ACCESS_CHANGED     = Topic("access.changed.v1",     events.AccessChanged,     "security",   ("gateway",),                 ("tenant",),           DAYS_7)
 # fmt: on
 

@@ -1,7 +1,7 @@
 """A consumer's own dead letters, read again from where it buried them.
 
 So whoever asks for a replay names a place, and no body: what is handled again is what its consumer
-itself could not handle, as only consumers write to a topic's dead letters.
+itself could not handle, as only a topic's consumers write to its dead letters.
 """
 
 from __future__ import annotations

@@ -89,19 +89,18 @@ class Keeping:
         await self.close()
 
 
-async def ended(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancels tasks and returns once they have ended, whatever they ended with.
+async def ended(task: asyncio.Task[Any] | None) -> None:
+    """Cancels a task and returns once it has ended, whatever it ended with; None never began.
 
     Python 3.11's wait_for may lose a cancellation, and so may a library: it is said again.
     """
-    given = [task for task in tasks if task is not None]
-    while left := [task for task in given if not task.done()]:
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
-    for task in given:
-        if not task.cancelled():
-            task.exception()
+    if task is None:
+        return
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
+    if not task.cancelled():
+        task.exception()
 
 
 @dataclass(slots=True)

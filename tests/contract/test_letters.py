@@ -10,7 +10,7 @@ import pytest
 from libs.common.bus import Bus, Router
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidInputError
-from libs.common.events import DatasetVersioned, DeadLetterReplayed
+from libs.common.events import DatasetVersioned, LetterReplayed
 from libs.common.flow import Topic
 from libs.common.kafka import KafkaAccess
 from libs.common.stores.ports import Outgoing
@@ -27,7 +27,7 @@ class Consumer:
         self.name = f"group-{uuid4().hex}"
         self.topic = topic_of_a_test(self.name, partitions=1)
         self.replays = dataclasses.replace(
-            topic_of_a_test(self.name, partitions=1), event=DeadLetterReplayed
+            topic_of_a_test(self.name, partitions=1), event=LetterReplayed
         )
         self.broken, self.ids = True, list[str]()
         router = Router(self.name)
@@ -53,7 +53,7 @@ class Consumer:
         return await count_of(self._bootstrap, self.topic.dead_letters) == 1
 
     async def replay(self, offset: int = 0, consumer: str = "", topic: str = "") -> None:
-        asked = DeadLetterReplayed(
+        asked = LetterReplayed(
             id=uuid4().hex,
             tenant="acme",
             at=SystemClock().now(),
@@ -66,7 +66,7 @@ class Consumer:
 
 
 async def publish(
-    bootstrap: str, topic: Topic, event: DatasetVersioned | DeadLetterReplayed, key: str
+    bootstrap: str, topic: Topic, event: DatasetVersioned | LetterReplayed, key: str
 ) -> None:
     async with sender(bootstrap) as bus:
         await bus.publish(Outgoing(event.id, topic.name, key, event.model_dump_json(), ""))

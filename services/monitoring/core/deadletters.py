@@ -23,7 +23,7 @@ from libs.common import flow, journal
 from libs.common.clock import Clock
 from libs.common.echo import short
 from libs.common.errors import NotFoundError, PreconditionError
-from libs.common.events import DeadLetterReplayed
+from libs.common.events import LetterReplayed
 from libs.common.identity import PLATFORM
 from libs.common.journal import Change, Journal
 from libs.common.paging import not_a_token
@@ -202,7 +202,7 @@ class Replay:
         entry = await self.journal.decide(found.aggregate, cause, by, decide)
         return _letter(entry), entry.cause != cause
 
-    def _told(self, found: Entry, letter: Letter) -> DeadLetterReplayed:
+    def _told(self, found: Entry, letter: Letter) -> LetterReplayed:
         now, topic = self.clock.now(), flow.BY_NAME.get(letter.topic)
         if topic is None or letter.consumer not in topic.consumers:
             raise PreconditionError(
@@ -218,7 +218,7 @@ class Replay:
                 next_step="Let its producer, or the upstream system, send it again.",
             )
         _, partition, offset = found.name.rsplit("-", 2)
-        return DeadLetterReplayed(
+        return LetterReplayed(
             id=f"{found.tenant}/{found.name}",
             tenant=found.tenant,
             at=now,

@@ -12,7 +12,7 @@ import pytest
 
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidInputError, NotFoundError, PreconditionError
-from libs.common.events import DeadLetterReplayed
+from libs.common.events import LetterReplayed
 from libs.common.journal import Journal
 from libs.common.stores.directory import DirectoryObjects
 from services.monitoring.core.alerts import Alerts
@@ -89,10 +89,10 @@ async def test_a_letter_is_kept_once_and_told(
     assert len(await journal.history("acme/alerts/log")) == 1  # One an hour, not one a letter.
 
 
-async def told(journal: Journal) -> list[DeadLetterReplayed]:
+async def told(journal: Journal) -> list[LetterReplayed]:
     """What the outbox has for consumers."""
     return [
-        DeadLetterReplayed.model_validate_json(event.payload)
+        LetterReplayed.model_validate_json(event.payload)
         for head in await journal.heads("deadletter")
         for entry in await journal.history(head.aggregate)
         for event in entry.outbox
