@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -38,6 +39,7 @@ REPOSITORY = Path(__file__).parents[2]
 DOCKERFILE = "deploy/images/Dockerfile"
 TAG = "verify"
 READY_S_MAX = 300
+FILES_MAX = 65_536
 ROLES = (
     *SERVICES, "door", "slow_grpc", "slow_rest", "envoy", "metrics", "otlp", "otlp_http",
 )  # fmt: skip
@@ -116,6 +118,12 @@ def servers(folder: Path, secrets: Path, otlp_http: int) -> Iterator[dict[str, s
         }
 
 
+def _files_max() -> int:
+    """What Envoy has in production, or what a rootless Docker of this user may give at most."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
+
+
 def _identity(platform: Mapping[str, str], secrets: Path) -> KafkaIdentity:
     """As the container has it, with its own certificate."""
     return KafkaIdentity(
@@ -141,6 +149,7 @@ def verify(options: argparse.Namespace, console: Console, folder: Path) -> None:
         told = {f"VERIFY_{role.upper()}": str(port) for role, port in ports.items()}
         for role in ("otlp", "otlp_http"):
             told[f"VERIFY_{role.upper()}"] = f"127.0.0.1:{ports[role]}"
+        told["VERIFY_NOFILE"] = str(_files_max())
         compose = Compose(
             shlex.split(options.compose), told | addresses | {"VERIFY_SECRETS": str(secrets)}
         )

@@ -328,7 +328,9 @@ class Bus:
                 which=asked.topic,
                 next_step="Leave the letter where it is.",
             )
-        letter = await letter_at(self.access, asked.topic, asked.partition, asked.offset)
+        letter = await letter_at(
+            self.access, asked.topic, asked.partition, asked.offset, asked.body_sha256
+        )
         await self._deliver(letter, self.router.handlers[asked.topic])
 
     def _note(self, delivery: Delivery, tries: int, error: Exception) -> None:

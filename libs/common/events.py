@@ -138,12 +138,17 @@ class AlertRaised(Event):
 
 
 class LetterReplayed(Event):
-    """Its consumer takes a dead letter again, from the place in its topic's dead letters."""
+    """Its consumer takes a dead letter again, from the place in its topic's dead letters.
+
+    `body_sha256` is the letter's that is meant: another may lie there after Kafka lost its tail.
+    Events of before this was told have none.
+    """
 
     topic: str
     consumer: str
     partition: int
     offset: int
+    body_sha256: str = ""
 
 
 class AccessChanged(Event):

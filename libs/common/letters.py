@@ -7,6 +7,7 @@ itself could not handle, as only a topic's consumers write to its dead letters.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
@@ -22,10 +23,13 @@ from libs.common.publishing import stopped
 READ_S_MAX = 10.0
 
 
-async def letter_at(access: KafkaAccess, topic: str, partition: int, offset: int) -> Delivery:
+async def letter_at(
+    access: KafkaAccess, topic: str, partition: int, offset: int, body_sha256: str
+) -> Delivery:
     """The message that was buried there, as its consumer got it.
 
-    Raises InvalidInputError when it is not there any more, DependencyError while Kafka is away.
+    Raises InvalidInputError when it, or one with that digest ("" for any), is not there any more,
+    DependencyError while Kafka is away.
     """
     place = TopicPartition(topic + DEAD_LETTER_SUFFIX, partition)
     try:
@@ -38,13 +42,18 @@ async def letter_at(access: KafkaAccess, topic: str, partition: int, offset: int
             next_step="It is tried again; `basalt status` shows what is wrong.",
             inside=repr(error),
         ) from error
-    if record is None:
+    if record is None or not _is(record, body_sha256):
         raise InvalidInputError(
             f"The dead letter {partition}/{offset} of {topic} is not on Kafka any more.",
             which=topic,
             next_step="Let its producer, or the upstream system, send it again.",
         )
     return unburied(topic, record)
+
+
+def _is(record: ConsumerRecord[Any, Any], body_sha256: str) -> bool:
+    """False for another letter, which took its place after Kafka lost the tail of the log."""
+    return body_sha256 in ("", hashlib.sha256(record.value or b"").hexdigest())
 
 
 async def _record_at(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from uuid import uuid4
 
 import pytest
@@ -52,7 +53,9 @@ class Consumer:
     async def _one_is_buried(self) -> bool:
         return await count_of(self._bootstrap, self.topic.dead_letters) == 1
 
-    async def replay(self, offset: int = 0, consumer: str = "", topic: str = "") -> None:
+    async def replay(
+        self, offset: int = 0, consumer: str = "", topic: str = "", body_sha256: str = ""
+    ) -> None:
         asked = LetterReplayed(
             id=uuid4().hex,
             tenant="acme",
@@ -61,6 +64,7 @@ class Consumer:
             consumer=consumer or self.name,
             partition=0,
             offset=offset,
+            body_sha256=body_sha256,
         )
         await publish(self._bootstrap, self.replays, asked, "acme")
 
@@ -91,6 +95,17 @@ async def test_a_letter_is_handled_by_who_buried_it_and_nobody_publishes_it_agai
     assert await count_of(kafka.bootstrap, consumer.replays.dead_letters) == 0
 
 
+async def test_a_letter_named_with_its_digest_is_taken(kafka: Kafka, consumer: Consumer) -> None:
+    async with started(consumer.bus):
+        await consumer.bury("one")
+        (letter,) = await read(kafka.bootstrap, consumer.topic.dead_letters, 1)
+        consumer.broken = False
+
+        await consumer.replay(body_sha256=hashlib.sha256(letter.value).hexdigest())
+
+        await eventually(lambda: consumer.ids == ["one"])
+
+
 async def test_what_fails_again_is_buried_again_as_it_was(kafka: Kafka, consumer: Consumer) -> None:
     async with started(consumer.bus):
         await consumer.bury("one")
@@ -118,6 +133,7 @@ async def test_bytes_that_are_no_text_come_again_as_they_were(
 GONE = {
     "after the last": {"offset": 7},
     "of a topic that it does not consume": {"topic": "dataset.versioned.v1"},
+    "in whose place is another": {"body_sha256": hashlib.sha256(b"another").hexdigest()},
 }
 
 

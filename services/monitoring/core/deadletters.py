@@ -1,6 +1,7 @@
 """Events that a consumer could not handle: kept, listed, and taken again by it when asked.
 
-    "<tenant>/deadletter/<topic>-<partition>-<offset>"   the place in the dead-letter topic
+    "<tenant>/deadletter/<topic>-<partition>-<offset>"            the place in the dead-letter topic
+    "<tenant>/deadletter/<topic>-<partition>-<offset>:<digest>"   another letter at that same place
 
 The tenant is the one that the body names; a body that names none belongs to the platform. The
 whole body is an object; the journal keeps its beginning for listings.
@@ -37,6 +38,8 @@ KIND = "deadletter"
 BODY_SHOWN_BYTES = 16 * 1024
 HEADER_CHARACTERS_MAX = 4_000
 HEADERS_MAX = 64
+DIGEST_CHARACTERS = 12
+_ANOTHER = ":"
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -118,7 +121,7 @@ class DeadLetters:
             size_bytes=len(burial.body),
             at=self.clock.now(),
         )
-        name = f"{topic}-{burial.partition}-{burial.offset:012d}"
+        name = await self._name(tenant, f"{topic}-{burial.partition}-{burial.offset:012d}", digest)
         taken = False
 
         async def decide(latest: Entry | None) -> Change | None:
@@ -133,6 +136,13 @@ class DeadLetters:
         await self._alert(tenant, topic, consumer, letter.error)
         if taken:
             self.meters.dead_letter(topic, consumer)
+
+    async def _name(self, tenant: str, place: str, digest: str) -> str:
+        """Its place; with its digest when another letter lay there before Kafka lost its tail."""
+        there = await self.journal.latest(journal.aggregate(tenant, KIND, place))
+        if there is None or _kept(there).body_sha256 == digest:
+            return place
+        return f"{place}{_ANOTHER}{digest[:DIGEST_CHARACTERS]}"
 
     async def _alert(self, tenant: str, topic: str, consumer: str, error: str) -> None:
         # At most one an hour for a topic: a flood of bad messages is one piece of news.
@@ -217,7 +227,7 @@ class Replay:
                 which="id",
                 next_step="Let its producer, or the upstream system, send it again.",
             )
-        _, partition, offset = found.name.rsplit("-", 2)
+        _, partition, offset = found.name.partition(_ANOTHER)[0].rsplit("-", 2)
         return LetterReplayed(
             id=f"{found.tenant}/{found.name}",
             tenant=found.tenant,
@@ -226,6 +236,7 @@ class Replay:
             consumer=letter.consumer,
             partition=int(partition),
             offset=int(offset),
+            body_sha256=letter.body_sha256,
         )
 
     async def _find(self, tenant: str, letter_id: str) -> Entry:

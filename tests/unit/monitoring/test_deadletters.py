@@ -120,6 +120,25 @@ async def test_its_consumer_is_told_where_it_lies_and_only_once(
     assert (event.id, event.tenant) == (letter_id, "platform")
 
 
+async def test_another_letter_at_the_same_place_is_kept_beside_the_first(
+    letters: DeadLetters, replay: Replay, journal: Journal
+) -> None:
+    """As when Kafka lost the tail of its log, and it grew again."""
+    bodies = [json.dumps({"tenant": "acme", "id": each}).encode() for each in ("lost", "grown")]
+    for body in [*bodies, *bodies]:
+        await letters.take(burial(7, body=body))
+
+    found, _ = await letters.page("acme", "", 50, "")
+    for each in found:
+        await called("root", each.id, replay.again("acme", each.id, "root"))
+
+    assert sorted(each.body for each in found) == sorted(bodies)
+    digests = sorted(sha256(each).hexdigest() for each in bodies)
+    asked = await told(journal)
+    assert sorted(each.body_sha256 for each in asked) == digests
+    assert {(each.topic, each.partition, each.offset) for each in asked} == {(TOPIC, 0, 7)}
+
+
 async def test_a_letter_that_no_consumer_can_take_is_not_replayed(
     letters: DeadLetters, replay: Replay, journal: Journal
 ) -> None:
