@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from libs.common.revocations import Revocation
-from tests.unit.security.test_tokens import World
+from tests.support.security_core import World
 
 YEAR_S = 365 * 86_400.0
 SIZES = (0, 1_000, 10_000, 100_000)

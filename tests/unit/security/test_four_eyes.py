@@ -14,7 +14,7 @@ from libs.common.journal import Change
 from services.security.core.accounts import UserState
 from services.security.core.grants import ASKED, FRESH, GRANTS_MAX, Grant, with_grant
 from services.security.core.roles import Confirmation
-from tests.unit.security.test_logins import LoginWorld
+from tests.support.security_core import LoginWorld
 
 DAY_S = FRESH.total_seconds()
 

@@ -7,52 +7,14 @@ from pathlib import Path
 import pytest
 
 from libs.common.errors import PreconditionError, UnauthenticatedError
-from libs.common.identity import Caller
 from libs.common.revocations import CLOCK_SKEW_S
 from services.security.core import logins as logins_module
 from services.security.core.accounts import ONE_TIME_PASSWORD_S
-from services.security.core.audit import AuditLog
-from services.security.core.logins import LOGIN_S_MAX, Logins
-from services.security.core.passwords import PasswordRules
-from services.security.core.throttle import Throttle
+from services.security.core.logins import LOGIN_S_MAX
 from services.security.core.tokens import TOKEN_LIFE_S, LoggedIn
-from services.security.outbound.guessing import Zxcvbn
-from tests.unit.security.test_tokens import World
+from tests.support.security_core import PASSWORD, LoginWorld
 
-PASSWORD = "four random words here"
 ANOTHER = "five other random words here"
-
-
-class LoginWorld(World):
-    """security's core with the user acme/ann, who has chosen a password."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.throttle = Throttle(self.clock)
-        self.logins = Logins(
-            users=self.users,
-            clock=self.clock,
-            tokens=self.tokens,
-            passwords=self.passwords,
-            rules=PasswordRules(Zxcvbn()),
-            throttle=self.throttle,
-            audit=AuditLog(self.journal, self.clock),
-        )
-
-    async def begin(self) -> None:
-        await self.access.begin()
-        await self.access.add_tenant("acme", "admin")
-        await self.user("ann")
-
-    async def user(self, name: str, *roles: str) -> None:
-        _, one_time = await self.users.create("acme", name, roles or ("engineer",), "admin")
-        await self.logins.change_password("acme", name, one_time, PASSWORD)
-
-    async def log_in(self, name: str = "ann") -> LoggedIn:
-        return await self.logins.login("acme", name, PASSWORD)
-
-    def caller(self, login: LoggedIn) -> Caller:
-        return self.verifier.verify(login.issued.token)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from libs.common.identity import set_caller_address
 from services.security.core.audit import AuditLog, Record
 from services.security.core.refused_logins import NAMES_MAX, WINDOWS_MAX, RefusedLogins
 from services.security.inbound.rpc import _record
-from tests.unit.security.test_tokens import World
+from tests.support.security_core import World
 
 LOGIN = "basalt.v1.IdentityService/Login"
 WRONG = UnauthenticatedError("The tenant, the name or the password is wrong.")

@@ -14,7 +14,7 @@ from services.security.core import api_keys, followers
 from services.security.core.access import AGGREGATE
 from services.security.core.followers import Follower, Followers, Keys, News
 from services.security.core.revoking import KIND
-from tests.unit.security.test_logins import PASSWORD, LoginWorld
+from tests.support.security_core import PASSWORD, LoginWorld
 
 DAY_S = 86_400.0
 KEYS = Keys('{"keys": []}', ("platform",), 1)

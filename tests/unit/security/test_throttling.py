@@ -16,7 +16,7 @@ from services.security.core.throttle import (
 )
 from services.security.core.turns import FairTurns
 from tests.support.eventually import eventually
-from tests.unit.security.test_tokens import HeldClock
+from tests.support.security_core import HeldClock
 
 HOME, STRANGER = "198.51.100.7", "203.0.113.9"
 

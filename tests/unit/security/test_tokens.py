@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,90 +15,12 @@ from libs.common.errors import (
     PreconditionError,
     UnauthenticatedError,
 )
-from libs.common.identity import TokenVerifier
-from libs.common.journal import Journal
 from libs.common.signing import signed_name, verify_manifest
-from libs.common.stores.sqlite import SqliteJournal
-from services.security.core.access import Access, Published
-from services.security.core.api_keys import ApiKeys
-from services.security.core.followers import Followers
-from services.security.core.four_eyes import FourEyes
 from services.security.core.names import role_names, tenant_name, user_name
-from services.security.core.signing import Signing
-from services.security.core.tokens import TOKEN_LIFE_S, ServiceCredentials, Tokens
-from services.security.core.users import Users
-from services.security.outbound.argon import Argon2Passwords
-from services.security.outbound.first_login import FirstLoginFile
-from services.security.outbound.jose import JoseTokens
+from services.security.core.tokens import TOKEN_LIFE_S, ServiceCredentials
 from services.security.outbound.model_signatures import OpenSsfSigner
 from services.security.outbound.sealing import AesGcmSeal
-
-MASTER_KEY = bytes(range(32))
-
-
-class HeldClock:
-    """Time that moves when the test says so; identifiers that count."""
-
-    def __init__(self) -> None:
-        self.at = datetime.now(UTC)
-        self.count = 0
-
-    def now(self) -> datetime:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at.timestamp()
-
-    def new_id(self) -> str:
-        self.count += 1
-        return f"ID{self.count:024d}"
-
-    def pass_s(self, seconds: float) -> None:
-        self.at += timedelta(seconds=seconds)
-
-
-class World:
-    """security's core on a real journal, with a verifier that follows it as services do."""
-
-    def __init__(self, folder: Path, master_key: bytes = MASTER_KEY) -> None:
-        self.clock = HeldClock()
-        self.verifier = TokenVerifier(lambda: self.clock.now().timestamp())
-        self.journal = Journal(SqliteJournal(folder / "journal.db"), self.clock)
-        self.signer = OpenSsfSigner()
-        self.followers = Followers(frozenset())
-        self.access = Access(
-            self.journal,
-            self.clock,
-            AesGcmSeal(master_key),
-            JoseTokens(),
-            self.signer,
-            self.follow,
-            self.verifier.revocations,
-            self.followers,
-        )
-        self.passwords = Argon2Passwords()
-        self.tokens = Tokens(self.access, JoseTokens(), self.clock)
-        self.keys = ApiKeys(self.journal, self.clock, self.access, self.tokens)
-        self.users = Users(
-            journal=self.journal,
-            clock=self.clock,
-            access=self.access,
-            passwords=self.passwords,
-            seal=AesGcmSeal(master_key),
-            note=FirstLoginFile(folder / "first-login.txt"),
-            keys=self.keys,
-        )
-        self.signing = Signing(
-            self.journal, self.clock, self.access, self.signer, FourEyes(self.users)
-        )
-
-    async def reviewer(self, tenant: str, name: str) -> None:
-        if tenant not in self.access.state.tenants:
-            await self.access.add_tenant(tenant, "admin")
-        await self.users.create(tenant, name, ("reviewer",), "platform/admin")
-
-    def follow(self, published: Published) -> None:
-        self.verifier.update(published.state.jwks())
+from tests.support.security_core import MASTER_KEY, World
 
 
 @pytest.fixture
