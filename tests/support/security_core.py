@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from libs.common.identity import Caller, TokenVerifier
@@ -25,30 +24,10 @@ from services.security.outbound.guessing import Zxcvbn
 from services.security.outbound.jose import JoseTokens
 from services.security.outbound.model_signatures import OpenSsfSigner
 from services.security.outbound.sealing import AesGcmSeal
+from tests.support.clock import HeldClock
 
 PASSWORD = "four random words here"
 MASTER_KEY = bytes(range(32))
-
-
-class HeldClock:
-    """Time that moves when the test says so; identifiers that count."""
-
-    def __init__(self) -> None:
-        self.at = datetime.now(UTC)
-        self.count = 0
-
-    def now(self) -> datetime:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at.timestamp()
-
-    def new_id(self) -> str:
-        self.count += 1
-        return f"ID{self.count:024d}"
-
-    def pass_s(self, seconds: float) -> None:
-        self.at += timedelta(seconds=seconds)
 
 
 class World:

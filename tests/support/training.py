@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -120,22 +119,6 @@ def order(
     )
     (folder / "order.json").write_text(wanted.model_dump_json())
     return wanted
-
-
-class HeldClock(SystemClock):
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.elapsed_s = 0.0
-
-    def now(self) -> datetime:
-        return datetime(2026, 1, 5, 12, tzinfo=UTC) + timedelta(seconds=self.elapsed_s)
-
-    def monotonic(self) -> float:
-        return self.elapsed_s
-
-    def move(self, seconds: float) -> None:
-        self.elapsed_s += seconds
 
 
 @dataclass

@@ -10,25 +10,17 @@ import pytest
 from libs.common import auditing
 from libs.common.access import AUDIT_TIMEOUT_S
 from libs.common.auditing import OUTCOMES_MAX, WINDOW_S, WINDOWS_MAX, Auditing, Happening, Written
-from libs.common.clock import SystemClock
 from libs.common.errors import DependencyError
 from libs.common.identity import Caller, acting_tenant
 from libs.common.pb.basalt.v1 import ingest_pb2, security_pb2
 from libs.common.redaction import without_secrets
 from libs.common.stores.mongo_collections import SELECT_MS_MAX
+from tests.support.clock import HeldClock
 from tests.support.eventually import eventually
 
 ADA = Caller("acme", "ada", frozenset({"engineer"}), "t", 0.0)
 BOB = Caller("acme", "bob", frozenset({"engineer"}), "t", 0.0)
 METHOD = "basalt.v1.IngestService/ReadDataset"
-
-
-class HeldClock(SystemClock):
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    def monotonic(self) -> float:
-        return self.at
 
 
 class Log:
@@ -81,7 +73,7 @@ async def test_after_a_minute_it_is_recorded_anew_and_what_was_counted_is_told()
     audit, log, clock = made()
     for _ in range(1_000):
         await audit.observed(ADA, METHOD, reading(), "permitted")
-    clock.at += WINDOW_S
+    clock.pass_s(WINDOW_S)
     await audit.observed(ADA, METHOD, reading(), "permitted")
     await audit.tell_all()
     assert [each.decision for each in log.written] == ["permitted", "permitted", "done"]

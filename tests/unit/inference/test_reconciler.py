@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from libs.common import flow
-from libs.common.clock import SystemClock
 from libs.common.events import ForeignModelFound
 from services.inference.core.alarms import TOLD_A_MINUTE_MAX
 from services.inference.core.inspection import EXAMINE_S
@@ -17,24 +16,15 @@ from services.inference.core.serving import Serving
 from services.inference.core.verification import VERIFY_AGAIN_S
 from services.inference.ports import Servable
 from tests.support.candidates import Candidate, good_model
+from tests.support.clock import HeldClock
 from tests.support.eventually import eventually
 from tests.support.registry import MemoryModelServer, Registry, flip_one_bit
-
-
-class HandClock(SystemClock):
-    """Monotonic time moves when the test says so."""
-
-    def __init__(self) -> None:
-        self.passed_s = 0.0
-
-    def monotonic(self) -> float:
-        return self.passed_s
 
 
 class Stage:
     """Three signed versions, a model server in memory, and rounds made by hand."""
 
-    def __init__(self, registry: Registry, server: MemoryModelServer, clock: HandClock) -> None:
+    def __init__(self, registry: Registry, server: MemoryModelServer, clock: HeldClock) -> None:
         self.registry = registry
         self.server = server
         self.clock = clock
@@ -74,7 +64,7 @@ def routes(reconciler: Reconciler) -> dict[str, int] | None:
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    server, clock = MemoryModelServer(), HandClock()
+    server, clock = MemoryModelServer(), HeldClock()
     registry = Registry(tmp_path, server=server, clock=clock)
     for number in (1, 2, 3):
         await registry.signed(Candidate(job=f"job-{number}", onnx=good_model(float(number))))
@@ -129,10 +119,10 @@ async def test_what_left_the_routes_is_unloaded_only_a_while_later(stage: Stage)
         await quiet(reconciler)
     assert set(stage.server.loaded) == {f"acme--boxes--v{number}" for number in (1, 2, 3)}
 
-    stage.clock.passed_s += 9
+    stage.clock.pass_s(9)
     await reconciler.round()
     assert "acme--boxes--v1" in stage.server.loaded
-    stage.clock.passed_s += 2
+    stage.clock.pass_s(2)
     await reconciler.round()
 
     assert set(stage.server.loaded) == {"acme--boxes--v2", "acme--boxes--v3"}
@@ -149,7 +139,7 @@ async def test_an_undeployment_ends_the_route_first_and_frees_the_memory_later(
     await reconciler.round()
     assert routes(reconciler) == {}
     assert stage.server.loaded
-    stage.clock.passed_s += 11
+    stage.clock.pass_s(11)
     await reconciler.round()
 
     assert not stage.server.loaded
@@ -215,7 +205,7 @@ async def test_something_else_under_our_name_is_replaced_and_people_are_told(
     await quiet(reconciler)
     stage.server.load_foreign("acme--boxes--v1", strange(stage))
 
-    stage.clock.passed_s += EXAMINE_S
+    stage.clock.pass_s(EXAMINE_S)
     await quiet(reconciler)
 
     assert stage.server.loaded["acme--boxes--v1"].model == good_model(1.0)
@@ -310,7 +300,7 @@ async def test_a_model_whose_process_died_is_loaded_again_and_status_says_so(sta
     reconciler = stage.reconciler()
     await quiet(reconciler)
     stage.server.silent.add("acme--boxes--v1")
-    stage.clock.passed_s += EXAMINE_S
+    stage.clock.pass_s(EXAMINE_S)
     await reconciler.round()
     await asyncio.gather(*reconciler._inspection.under_way.values())
 
@@ -334,7 +324,7 @@ async def test_a_key_that_was_taken_back_ends_what_it_signed(stage: Stage) -> No
     reconciler = stage.reconciler()
     await quiet(reconciler)
     stage.registry.signatures.key = type(stage.registry.signatures)().key
-    stage.clock.passed_s += VERIFY_AGAIN_S
+    stage.clock.pass_s(VERIFY_AGAIN_S)
     await quiet(reconciler)
 
     assert not stage.server.loaded
@@ -392,7 +382,7 @@ async def test_mended_files_are_loaded_when_deployed_again(stage: Stage) -> None
     flip_one_bit(path)
     await quiet(reconciler)
     assert not stage.server.loaded  # Not at once: it is tried less and less often.
-    stage.clock.passed_s += 60
+    stage.clock.pass_s(60)
     await quiet(reconciler)
 
     assert routes(reconciler) == {"acme--boxes--v1": 100}

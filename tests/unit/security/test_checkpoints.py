@@ -24,7 +24,8 @@ from services.security.inbound.rpc import _record
 from services.security.outbound.checkpoint_folder import CheckpointFolder
 from services.security.outbound.ed25519_notes import Ed25519Notes
 from services.security.outbound.sealing import AesGcmSeal
-from tests.support.security_core import MASTER_KEY, HeldClock
+from tests.support.clock import HeldClock
+from tests.support.security_core import MASTER_KEY
 
 
 class Log:

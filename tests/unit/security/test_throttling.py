@@ -15,8 +15,8 @@ from services.security.core.throttle import (
     Throttle,
 )
 from services.security.core.turns import FairTurns
+from tests.support.clock import HeldClock
 from tests.support.eventually import eventually
-from tests.support.security_core import HeldClock
 
 HOME, STRANGER = "198.51.100.7", "203.0.113.9"
 

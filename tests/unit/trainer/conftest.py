@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.training import EndlessTraining, HeldClock, Trainer, patients
+from tests.support.clock import HeldClock
+from tests.support.training import EndlessTraining, Trainer, patients
 
 
 @pytest.fixture

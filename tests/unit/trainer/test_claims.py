@@ -8,13 +8,13 @@ import pytest
 from services.trainer.core.attempt import LIMIT_WAIT_S_MAX, Pace
 from services.trainer.core.claims import Claim, ClaimLostError
 from services.trainer.core.worker import DEATHS_MAX
+from tests.support.clock import HeldClock
 from tests.support.eventually import eventually
 from tests.support.training import (
     PIPELINE,
     TENANT,
     CrampedTraining,
     EndlessTraining,
-    HeldClock,
     MemoryDatasets,
     Trainer,
     patients,
@@ -73,12 +73,12 @@ async def test_a_silent_holder_is_suspected_after_the_lease_and_not_before(
     )
     await heir.worker.start()
     await eventually(lambda: heir.worker.knows(zombie.entry.aggregate))
-    clock.move(14.9)
+    clock.pass_s(14.9)
     await zombie.write("JobProgressed", zombie.job)
     await eventually(lambda: heir.worker.knows(zombie.entry.aggregate, zombie.entry.version))
-    clock.move(14.9)
+    clock.pass_s(14.9)
     assert await state(trainer, job) == ("running", "zombie", 1)
-    clock.move(0.2)
+    clock.pass_s(0.2)
     await eventually(lambda: _is(trainer, job, ("running", "heir", 2)))
     with pytest.raises(ClaimLostError):
         await zombie.write("JobCompleted", zombie.job.completed("a" * 64, {}, clock.now()))
@@ -123,7 +123,7 @@ async def test_a_job_that_workers_die_of_is_given_up(
     last = Trainer.at(tmp_path, name="last", clock=clock, pace=PACE, data=trainer.datasets)
     await last.worker.start()
     await eventually(lambda: last.worker.knows(f"{TENANT}/job/{job}"))
-    clock.move(16.0)
+    clock.pass_s(16.0)
     ended = await trainer.ended(job, 10.0)
     assert ended.state == "failed"
     assert "workers died" in ended.failure
@@ -162,7 +162,7 @@ async def test_a_dependency_is_waited_for_until_it_is_back(
         return (await trainer.job(job)).step.startswith("waiting for")
 
     await eventually(waits)
-    clock.move(LIMIT_WAIT_S_MAX * 10)
+    clock.pass_s(LIMIT_WAIT_S_MAX * 10)
     await eventually(waits)
     data.reachable = True
     await eventually(lambda: bool(training.running))

@@ -15,8 +15,9 @@ from services.trainer.core import jobs
 from services.trainer.core.jobs import Job, job_of
 from services.trainer.core.queue import JobQueue, Place
 from services.trainer.core.queueing import RunRequest
+from tests.support.clock import HeldClock
 from tests.support.eventually import eventually
-from tests.support.training import PIPELINE, TENANT, EndlessTraining, HeldClock, Trainer, patients
+from tests.support.training import PIPELINE, TENANT, EndlessTraining, Trainer, patients
 
 LEASE_S = 15.0
 
@@ -102,7 +103,7 @@ async def test_a_job_of_a_silent_worker_waits_for_its_turn_too(
     queue.see(queued("one", 1, clock))
     silent = take(queue, clock)
     assert queue.next(LEASE_S) == []
-    clock.move(LEASE_S + 1)
+    clock.pass_s(LEASE_S + 1)
     assert [each.entry for each in queue.next(LEASE_S)] == [silent]
 
 
@@ -149,7 +150,7 @@ async def test_what_another_replica_queued_and_took_counts(
     trainer: Trainer, other: Trainer, clock: HeldClock
 ) -> None:
     mine = await trainer.run(key="one")
-    clock.move(1)
+    clock.pass_s(1)
     await trainer.run(key="two")
     await other.queue.look()
     assert other.oversight.place(TENANT, await trainer.job(mine)) == Place(number=1, others=0)
@@ -165,7 +166,7 @@ async def test_what_another_replica_queued_and_took_counts(
 
 async def test_who_watches_a_job_sees_it_move_up(trainer: Trainer, clock: HeldClock) -> None:
     first = await trainer.run(key="one")
-    clock.move(1)
+    clock.pass_s(1)
     second = await trainer.run(key="two")
     watched = trainer.oversight.watch(TENANT, second)
     job = await anext(watched)
