@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 
 from apps.hospital.stage import StoryError
@@ -39,7 +40,6 @@ REPOSITORY = Path(__file__).parents[2]
 DOCKERFILE = "deploy/images/Dockerfile"
 TAG = "verify"
 READY_S_MAX = 300
-FILES_MAX = 65_536
 ROLES = (
     *SERVICES, "door", "slow_grpc", "slow_rest", "envoy", "metrics", "otlp", "otlp_http",
 )  # fmt: skip
@@ -119,9 +119,11 @@ def servers(folder: Path, secrets: Path, otlp_http: int) -> Iterator[dict[str, s
 
 
 def _files_max() -> int:
-    """What Envoy has in production, or what a rootless Docker of this user may give at most."""
+    """As many as docker-compose.yml gives Envoy, unless this user may not have so many."""
+    compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    given = compose["services"]["envoy"]["ulimits"]["nofile"]
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
+    return given if hard == resource.RLIM_INFINITY else min(given, hard)
 
 
 def _identity(platform: Mapping[str, str], secrets: Path) -> KafkaIdentity:

@@ -42,7 +42,7 @@ async def letter_at(
             next_step="It is tried again; `basalt status` shows what is wrong.",
             inside=repr(error),
         ) from error
-    if record is None or not _is(record, body_sha256):
+    if record is None or not _is_meant(record, body_sha256):
         raise InvalidInputError(
             f"The dead letter {partition}/{offset} of {topic} is not on Kafka any more.",
             which=topic,
@@ -51,7 +51,7 @@ async def letter_at(
     return unburied(topic, record)
 
 
-def _is(record: ConsumerRecord[Any, Any], body_sha256: str) -> bool:
+def _is_meant(record: ConsumerRecord[Any, Any], body_sha256: str) -> bool:
     """False for another letter, which took its place after Kafka lost the tail of the log."""
     return body_sha256 in ("", hashlib.sha256(record.value or b"").hexdigest())
 
