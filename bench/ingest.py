@@ -25,6 +25,8 @@ from pathlib import Path
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from libs.common.clock import SystemClock
+from libs.common.history import Mended
 from libs.common.kafka import KafkaAccess
 from services.ingest.outbound.kafka_records import KafkaRecords
 from services.ingest.ports import Stream
@@ -129,7 +131,7 @@ async def taken_in(bootstrap: str, count: int, folder: Path) -> float:
     """Seconds until the journal has committed them all."""
     core = ingest_core(folder, BareTopics(bootstrap))
     await core.sources.put(TENANT, SOURCE, CONTRACT, "bench")
-    records = KafkaRecords(KafkaAccess(bootstrap), core.intake)
+    records = KafkaRecords(KafkaAccess(bootstrap), core.intake, Mended("ingest", SystemClock()))
     began = time.perf_counter()
     await records.start()
     try:

@@ -31,7 +31,7 @@ from libs.common.settings import SERVICES
 
 # The users that the containers run as; docker-compose.yml says the same.
 SERVICE_UID = 10001
-OURS = (*SERVICES, "door", "objects-init", "collector")
+OURS = (*SERVICES, "door", "history", "objects-init", "collector")
 OWNERS: Mapping[str, int] = dict.fromkeys(OURS, SERVICE_UID) | {
     "kafka": 1000,
     "mongodb": 999,

@@ -42,9 +42,9 @@ class Ended:
 def stop(root: Path | None, *, purge: bool) -> Ended:
     """Raises ServerError when it does not stop, or cannot be removed."""
     home = Home((root or default_root()).expanduser().absolute())
-    if not home.pid_file.exists():
-        return Ended(str(home.root), existed=False, stopped=False, purged=False)
     pid = home.running_pid()
+    if pid is None and not home.pid_file.exists():
+        return Ended(str(home.root), existed=False, stopped=False, purged=False)
     if pid is not None:
         _end(home, pid)
     left: tuple[str, ...] = ()

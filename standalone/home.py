@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from libs.common import senders
+from libs.common import senders, unix
 from libs.common.files import write_durably
 from libs.common.settings import SERVICES
 from standalone import privacy
@@ -26,12 +26,16 @@ DOOR_PORT = 7080
 KAFKA_PORT = 7092
 MASTER_KEY_BYTES = 32
 CREDENTIAL_BYTES = 32
-# A Unix socket's path has 108 bytes in Linux; the longest name we put into the folder has 20.
-SOCKET_FOLDER_BYTES_MAX = 80
+# A Unix socket's path has 108 bytes in Linux; those in the home have up to 25 more.
+HOME_BYTES_MAX = 75
 # What a new installation takes with a first small model; a start with less would end half done.
 FREE_BYTES_MIN = 512 * 1024 * 1024
 # Each keeps the ports that nobody else needs to know in its own folder.
-SERVERS = ("envoy", "kafka")
+SERVERS = ("kafka",)
+SOCKETS = "sockets"
+# The listeners that others than our own processes reach, and Triton, which posts its spans by HTTP
+# and to no Unix socket.
+PORTS = ("door", "kafka", "metrics", "otlp_http")
 # Everything that lies in the folder. What is not listed here is not ours, and is never removed.
 CONTENTS = (
     "basalt.pid",
@@ -46,6 +50,7 @@ CONTENTS = (
     "objects",
     "ports.json",
     "secrets.json",
+    SOCKETS,
     "traces",
     "triton",
     "work",
@@ -85,16 +90,19 @@ class Home:
     def at(cls, root: Path) -> Home:
         """Raises ServerError when the folder cannot be used."""
         root = root.expanduser().absolute()
-        if len(os.fsencode(root / "door")) > SOCKET_FOLDER_BYTES_MAX:
+        if len(os.fsencode(root)) > HOME_BYTES_MAX:
             raise ServerError(
                 "basalt",
-                f"the folder {root} has too long a path for the door's sockets",
-                f"choose one of at most {SOCKET_FOLDER_BYTES_MAX - 5} characters in BASALT_HOME",
+                f"the folder {root} has too long a path for the sockets in it",
+                f"choose one of at most {HOME_BYTES_MAX} characters in BASALT_HOME",
             )
         try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
             privacy.require_safe_parents(root)
-            (root / "door").mkdir(exist_ok=True, mode=0o700)
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Somebody may have been quicker.
+            privacy.require_safe_parents(root)
+            for folder in cls(root).shared:
+                folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise ServerError(
                 "basalt",
@@ -102,6 +110,11 @@ class Home:
                 "choose another one in BASALT_HOME",
             ) from error
         return cls(root)
+
+    @property
+    def shared(self) -> tuple[Path, ...]:
+        """The folders that several processes use, and none makes by itself."""
+        return self.door, self.root / SOCKETS
 
     @property
     def pid_file(self) -> Path:
@@ -132,8 +145,7 @@ class Home:
         They are not remembered yet. Raises ServerError when two listeners would have the same,
         those that the servers keep for themselves included.
         """
-        chosen: dict[str, int | None] = dict.fromkeys(SERVICES)
-        chosen |= dict.fromkeys(("metrics", "otlp", "otlp_http", "slow_grpc", "slow_rest"))
+        chosen: dict[str, int | None] = dict.fromkeys(PORTS)
         chosen |= {"door": door, "kafka": kafka}
         settled = settled_ports(self.root, chosen)
         self._require_unlike_the_servers(settled)
@@ -160,10 +172,14 @@ class Home:
         """Whether an earlier start found its ports free and remembered them."""
         return (self.root / "ports.json").exists()
 
+    def socket(self, name: str) -> str:
+        """The address of a listener that our own processes alone reach."""
+        return f"{unix.PREFIX}{self.root / SOCKETS / name}"
+
     @property
     def otlp(self) -> str:
         """Where spans are taken in."""
-        return address(self.ports()["otlp"])
+        return self.socket("otlp")
 
     def otlp_token(self, sender: str) -> str:
         """What `sender` says there that its spans are its own."""
@@ -219,19 +235,11 @@ class Home:
     def claimed(self) -> Iterator[None]:
         """Makes this process the only one that runs the installation, as long as it lives.
 
-        An installation of a time when others could read it is closed to them first. The lock ends
-        with the process, however it ends. Raises ServerError when another has it.
+        An installation of a time when others could read it is closed to them first. The locks end
+        with the process, however it ends. Raises ServerError when another has one.
         """
-        with self.pid_file.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ServerError(
-                    "basalt",
-                    f"this installation runs already (process {self.running_pid() or 'unknown'},"
-                    f" folder {self.root})",
-                    "use it, end it with `basalt down`, or choose another folder in BASALT_HOME",
-                ) from error
+        with self._locked(), self.pid_file.open("a+") as file:
+            self._lock(file.fileno())
             privacy.close(self.root)
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -240,6 +248,27 @@ class Home:
                 yield
             finally:
                 file.truncate(0)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The folder itself: nobody can take the lock away by removing a file."""
+        folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._lock(folder)
+            yield
+        finally:
+            os.close(folder)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ServerError(
+                "basalt",
+                f"this installation runs already (process {self.running_pid() or 'unknown'},"
+                f" folder {self.root})",
+                "use it, end it with `basalt down`, or choose another folder in BASALT_HOME",
+            ) from error
 
     def running_pid(self) -> int | None:
         """The supervisor that runs this installation, if one does."""
@@ -251,8 +280,8 @@ class Home:
             number = self.pid_file.read_text()
             return int(number) if number.isdecimal() else None
         except OSError:
-            return None
-        return None
+            return _locker(self.root)
+        return _locker(self.root)
 
     def purge(self) -> tuple[str, ...]:
         """Removes the installation for good; the names of what else lies there and stays."""
@@ -277,6 +306,21 @@ def _later(known: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {name: secrets.token_hex(CREDENTIAL_BYTES) for name in names}
     made["kafka_passwords"] = {service: secrets.token_hex(CREDENTIAL_BYTES) for service in SERVICES}
     return {name: key for name, key in made.items() if name not in known}
+
+
+def _locker(folder: Path) -> int | None:
+    """The process of this machine that holds the lock of a folder: proc(5), locks."""
+    try:
+        status = folder.stat()
+        locks = Path("/proc/locks").read_text()
+    except OSError:
+        return None
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    for line in locks.splitlines():
+        words = line.split()
+        if words[1:2] == ["FLOCK"] and words[3:4] == ["WRITE"] and words[5:6] == [place]:
+            return int(words[4])
+    return None
 
 
 def _holds_something(path: Path) -> bool:

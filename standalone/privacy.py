@@ -36,15 +36,18 @@ def close(root: Path) -> int:
 
 
 def require_safe_parents(root: Path) -> None:
-    """Raises ServerError where somebody else could put another folder in this one's place."""
+    """Raises ServerError where somebody else could put another folder in this one's place.
+
+    It need not be there yet: then nothing is made where nothing may be.
+    """
     resolved = root.resolve()
-    if resolved.stat().st_uid != os.geteuid():
+    if resolved.exists() and resolved.stat().st_uid != os.geteuid():
         raise ServerError(
             "basalt",
             f"the folder {root} belongs to {_name(resolved.stat().st_uid)}",
             "choose a folder of your own in BASALT_HOME",
         )
-    for parent in resolved.parents:
+    for parent in filter(Path.is_dir, resolved.parents):
         if reason := _why_unsafe(parent.stat()):
             raise ServerError(
                 "basalt",

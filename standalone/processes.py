@@ -11,12 +11,13 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from libs.common import unix
+from libs.common.files import PRIVATE_FOLDER
 from libs.common.settings import SERVICES
 from standalone.chosen import chosen_of
 from standalone.home import Home, address
 from tools.servers import Envoy, Kafka, KafkaIdentity, Triton
 from tools.servers.child import Child
-from tools.servers.ports import answers
 from tools.servers.server import Server, answers_ok, plain_environment
 
 READY_S_MAX = 60.0
@@ -25,6 +26,8 @@ PROBE_S_MAX = 2.0
 SERVER_LIVE = "/inference.GRPCInferenceService/ServerLive"
 # A channel of its own for each look: one that waits to connect again would tell of the past.
 ALONE = (("grpc.use_local_subchannel_pool", 1),)
+# The sockets that a service has besides its own.
+LISTENS_TOO = {"gateway": ("slow-grpc", "slow-rest"), "monitoring": ("otlp",)}
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -37,6 +40,8 @@ class ServiceProcess:
     environment: dict[str, str]
     log: Path
     ready: Callable[[], bool]
+    # What it finds when it starts, whatever became of them.
+    folders: tuple[Path, ...] = ()
     _child: Child | None = field(default=None, init=False)
 
     @property
@@ -52,6 +57,8 @@ class ServiceProcess:
         return self._child is not None and self._child.is_halted()
 
     def start(self) -> None:
+        for folder in self.folders:
+            folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
         self._child = Child(
             self.name,
             [sys.executable, "-m", self.module],
@@ -85,9 +92,7 @@ class Edition:
     stages: tuple[tuple[Process, ...], ...]
     door: str
     kafka: str
-    # The ports that a user may choose, by the option of `basalt up` that chooses them.
-    chosen_ports: dict[str, int]
-    # Of every listener, to be remembered once the chosen ones are found free.
+    # By the name of the listener; to be remembered once they are found free.
     ports: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
@@ -96,7 +101,7 @@ class Edition:
 
     def door_is_open(self) -> bool:
         """Whether Envoy has its routes and takes calls: it answers /ready by itself."""
-        return answers_ok(f"http://{self.door}/ready")
+        return answers_ok(self.door, "/ready")
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,8 @@ def lay_out(
             module=f"services.{service}",
             environment=settings.of(service),
             log=home.logs / f"{service}.log",
-            ready=lambda port=ports[service]: answers(port) and _serving(address(port)),
+            ready=lambda service=service: _all_serving(home, service),
+            folders=home.shared,
         )
         for service in SERVICES
     )
@@ -156,12 +162,12 @@ def lay_out(
         environment=settings.of("gateway"),
         log=home.logs / "dispatcher.log",
         ready=lambda: _dispatching(home.door / "dispatcher.sock"),
+        folders=home.shared,
     )
     return Edition(
         stages=((kafka, triton, *stores.servers), services, (dispatcher, envoy)),
         door=address(ports["door"]),
         kafka=kafka.bootstrap,
-        chosen_ports={"--port": ports["door"], "--kafka-port": ports["kafka"]},
         ports=ports,
     )
 
@@ -183,10 +189,12 @@ class _Settings:
             "BASALT_KAFKA": self.kafka,
             "BASALT_KAFKA_PASSWORD": secrets.kafka_passwords[service],
             **self.stores.settings,
-            "BASALT_RPC_LISTEN": address(self.ports[service]),
-            "BASALT_PEERS": json.dumps({peer: address(self.ports[peer]) for peer in SERVICES}),
+            "BASALT_RPC_LISTEN": self.home.socket(service),
+            "BASALT_PEERS": json.dumps({peer: self.home.socket(peer) for peer in SERVICES}),
             "BASALT_SERVICE_CREDENTIAL": secrets.service_credentials[service],
-            "BASALT_OTLP": address(self.ports["otlp"]),
+            "BASALT_HISTORY": str(self.home.history),
+            "BASALT_WORK": str(self.home.root / "work" / service),
+            "BASALT_OTLP": self.home.otlp,
             "BASALT_OTLP_TOKEN": self.home.otlp_token(service),
         }
         return chosen_of(service) | common | getattr(self, service, dict)()
@@ -200,9 +208,6 @@ class _Settings:
             "BASALT_FIRST_LOGIN_FILE": str(self.home.first_login),
         }
 
-    def trainer(self) -> dict[str, str]:
-        return {"BASALT_WORK": str(self.home.root / "work")}
-
     def inference(self) -> dict[str, str]:
         return {
             "BASALT_TRITON": self.triton.grpc_address,
@@ -213,9 +218,8 @@ class _Settings:
         return {
             "BASALT_METRICS_LISTEN": address(self.ports["metrics"]),
             "BASALT_METRICS_KEY": self.home.secrets.metrics_key,
-            "BASALT_HISTORY": str(self.home.history),
             "BASALT_OTLP_KEY": self.home.secrets.otlp_key,
-            "BASALT_OTLP_LISTEN": address(self.ports["otlp"]),
+            "BASALT_OTLP_LISTEN": self.home.otlp,
             "BASALT_OTLP_HTTP_LISTEN": address(self.ports["otlp_http"]),
             "BASALT_TRACES": f"sqlite:{self.home.root / 'traces'}",
         }
@@ -225,10 +229,16 @@ class _Settings:
             "BASALT_TRITON": self.triton.grpc_address,
             "BASALT_DOOR_LISTEN": address(self.ports["door"]),
             "BASALT_DOOR_FOLDER": str(self.home.door),
-            "BASALT_SLOW_GRPC_LISTEN": address(self.ports["slow_grpc"]),
-            "BASALT_SLOW_REST_LISTEN": address(self.ports["slow_rest"]),
+            "BASALT_SLOW_GRPC_LISTEN": self.home.socket("slow-grpc"),
+            "BASALT_SLOW_REST_LISTEN": self.home.socket("slow-rest"),
             "BASALT_ENVOY_ADMIN": self.envoy.admin_address,
         }
+
+
+def _all_serving(home: Home, service: str) -> bool:
+    """Whether it serves, and still has all that it listens on."""
+    sockets = map(home.socket, LISTENS_TOO.get(service, ()))
+    return all(unix.answers(socket) for socket in sockets) and _serving(home.socket(service))
 
 
 def _serving(listen: str) -> bool:

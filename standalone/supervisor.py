@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 from libs.common.disk import Disk
@@ -16,7 +17,7 @@ from standalone.keeper import Keeper, Report, in_thread
 from standalone.processes import Edition
 from standalone.recorder import SUPERVISOR, Recorder
 from tools.servers.errors import ServerError
-from tools.servers.ports import FREED_S_MAX, is_free
+from tools.servers.ports import FREED_S_MAX, held, is_free
 from tools.servers.waiting import wait_until
 
 DOOR_OPEN_S_MAX = 30.0
@@ -26,6 +27,11 @@ DISK_LOOK_S = 5.0
 # then is killed.
 STOP_SHARES_S = (4.0, 6.0, 3.5)
 LAST_S_MAX = 1.0
+# By which option of `basalt up` a listener's port is chosen.
+OPTIONS = {"door": "--port", "kafka": "--kafka-port"}
+# Kafka does not share a port with who holds it. Its clients send nothing to who cannot prove, by
+# SCRAM, that it knows their password.
+NOT_HELD = ("kafka",)
 
 
 class Supervisor:
@@ -34,6 +40,7 @@ class Supervisor:
         self._edition = edition
         self._recorder = Recorder(HistoryFile(home.history, SUPERVISOR), report)
         self._disk_watch: asyncio.Task[None] | None = None
+        self._held = ExitStack()
         self._stages: list[list[Keeper]] = []
         one_at_a_time = asyncio.Lock()
         for stage in edition.stages:
@@ -48,7 +55,7 @@ class Supervisor:
         Raises ServerError, or is cancelled; then nothing is left running.
         """
         try:
-            await in_thread(self._require_ports)
+            await in_thread(self._take_ports)
             self._home.remember(self._edition.ports)
             for stage in self._stages:
                 await _all(keeper.start() for keeper in stage)
@@ -73,6 +80,7 @@ class Supervisor:
                 keeper.kill()
             if late:
                 await asyncio.wait(late, timeout=LAST_S_MAX)
+        self._held.close()
 
     def kill(self) -> None:
         """Ends every process at once, as a power cut would; a `stop` under way then returns."""
@@ -100,16 +108,33 @@ class Supervisor:
     def _keepers(self) -> list[Keeper]:
         return [keeper for stage in self._stages for keeper in stage]
 
-    def _require_ports(self) -> None:
-        """What cannot work is said before anything is started."""
-        for option, port in self._edition.chosen_ports.items():
-            # One that ended a moment ago may still hold it.
+    def _take_ports(self) -> None:
+        """What cannot work is said before anything is started.
+
+        From here on no other user gets a port of ours when its process is away for a moment.
+        """
+        for listener, port in self._edition.ports.items():
+            # One that ended a moment ago may still have it.
             if not wait_until(lambda port=port: is_free(port), FREED_S_MAX):
-                raise ServerError(
-                    "basalt",
-                    f"the port {port} is in use by another process",
-                    f"end that process, or choose another port: `basalt up {option} PORT`",
-                )
+                raise self._taken(listener, port)
+            if listener not in NOT_HELD:
+                try:
+                    self._held.enter_context(held(port))
+                except OSError as error:
+                    raise self._taken(listener, port) from error
+
+    def _taken(self, listener: str, port: int) -> ServerError:
+        option = OPTIONS.get(listener)
+        return ServerError(
+            "basalt",
+            f"the port {port} of {listener} is in use by another process",
+            "end that process, or "
+            + (
+                f"choose another port: `basalt up {option} PORT`"
+                if option
+                else f"remove {self._home.root / 'ports.json'}; new ones are chosen then"
+            ),
+        )
 
     def _await_door(self) -> None:
         if not wait_until(self._edition.door_is_open, DOOR_OPEN_S_MAX):

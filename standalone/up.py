@@ -170,7 +170,7 @@ def show_first_screen(console: Console, home: Home, edition: Edition, seconds: f
 
 def _first_screen(home: Home, edition: Edition, seconds: float) -> Text:
     login = "basalt login"
-    if edition.chosen_ports["--port"] != DOOR_PORT:
+    if edition.ports["door"] != DOOR_PORT:
         login += f" --endpoint {edition.door}"
     if home.first_login.exists():
         steps = (

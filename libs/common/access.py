@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -13,13 +14,13 @@ from weakref import WeakValueDictionary
 import structlog
 
 from libs.common.auditing import Happening, Write, Written
-from libs.common.errors import BasaltError, DependencyError
-from libs.common.identity import TokenVerifier, acting_tenant
+from libs.common.errors import BasaltError, DependencyError, NotFoundError
+from libs.common.identity import TokenVerifier, acting_for, acting_tenant
 from libs.common.pb.basalt.v1 import security_pb2 as pb
 from libs.common.pb.basalt.v1.security_pb2_grpc import AuditServiceStub, IdentityServiceStub
 from libs.common.revocations import CLOCK_SKEW_S, Revocation
 from libs.common.rpc import Peers, translated
-from libs.common.runtime import ended
+from libs.common.runtime import ended, lasting
 
 REFRESH_S_BEFORE = 60.0
 # A token this close to its end is not offered any more, even when security is away.
@@ -114,7 +115,7 @@ class AccessWatch:
         self.problem = "Keys have not arrived yet."
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._follow(), name="access-watch")
+        self._task = lasting(self._follow(), "access-watch")
 
     async def stop(self) -> None:
         await ended(self._task)
@@ -186,9 +187,9 @@ def verify_by(
 
 
 def audit_writer(peers: Peers) -> Write:
-    """Writes to security's audit log."""
+    """Writes to security's audit log, and to the one of another tenant that a call names."""
 
-    async def write(happening: Happening, _named: str, key: str) -> list[Written]:
+    async def append(happening: Happening, key: str) -> Written:
         entry = pb.AppendAuditRequest(
             tenant=happening.tenant,
             actor=happening.actor,
@@ -204,6 +205,15 @@ def audit_writer(peers: Peers) -> Write:
         with translated("security"):
             stub = peers.stub(AuditServiceStub, "security")
             answer = await stub.AppendAudit(entry, timeout=AUDIT_TIMEOUT_S)
-        return [Written(happening, answer.record.sequence)]
+        return Written(happening, answer.record.sequence)
+
+    async def write(happening: Happening, named: str, key: str) -> list[Written]:
+        own, *others = happening.seen_by(named, (named,) if named else ())
+        written = [await append(own, key)]
+        for other in others:
+            # Security alone knows which tenants there are.
+            with acting_for(other.tenant), suppress(NotFoundError):
+                written.append(await append(other, key))
+        return written
 
     return write

@@ -23,8 +23,8 @@ from libs.common import telemetry
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError, DependencyError
 from libs.common.identity import Caller, acting_for, caller_address
-from libs.common.redaction import detail_of, resource_of, without_secrets
-from libs.common.runtime import ended
+from libs.common.redaction import detail_of, resource_of, tenant_concerned, without_secrets
+from libs.common.runtime import ended, lasting
 
 PERMITTED = "permitted"
 REFUSED = "refused"
@@ -132,7 +132,7 @@ class Auditing:
     ) -> Asked:
         """Returns once the record is durable. Raises DependencyError: then the call is refused."""
         happening = Happening.of(who, method, request, decision)
-        named = str(getattr(request, "tenant", "") or "")
+        named = tenant_concerned(request)
         try:
             return await self.write(happening, named, self.clock.new_id())
         except BasaltError as error:
@@ -204,7 +204,7 @@ class Auditing:
                 self._outcomes.popleft()
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="audit")
+        self._task = lasting(self._run(), "audit")
 
     async def stop(self) -> None:
         await ended(self._task)

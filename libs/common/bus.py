@@ -39,7 +39,7 @@ from libs.common.kafka import HEARTBEAT_MS, SESSION_MS, KafkaAccess
 from libs.common.letters import letter_at
 from libs.common.proven import ProvenBroker
 from libs.common.publishing import STOP_S_MAX, Publishing, stopped
-from libs.common.runtime import ended
+from libs.common.runtime import ended, lasting
 from libs.common.stores.ports import Outgoing
 
 TRIES_MAX = 3
@@ -174,7 +174,7 @@ class Bus:
         if not self.router.handlers:
             return
         await self._admitted()
-        self._joining = asyncio.create_task(self._join(), name="bus joins")
+        self._joining = lasting(self._join(), "bus joins")
         await asyncio.wait({self._joining}, timeout=JOIN_S_MAX)
 
     async def _admitted(self) -> None:

@@ -15,6 +15,7 @@ from libs.common.bus import Bus, Router
 from libs.common.clock import Clock, SystemClock
 from libs.common.disk import Disk
 from libs.common.health import Check, Health
+from libs.common.history import HistoryFile, Mended
 from libs.common.identity import TokenVerifier
 from libs.common.journal import Journal, Relay
 from libs.common.kafka import KafkaAccess
@@ -45,6 +46,7 @@ class Foundation:
     kafka: KafkaAccess
     # What is told of calls, by whatever guard stands before them.
     auditing: Auditing
+    mended: Mended
 
     @classmethod
     def lay(cls, service: str, settings: CommonSettings) -> Foundation:
@@ -66,6 +68,9 @@ class Foundation:
             tls=tls,
             kafka=KafkaAccess.of(settings, service),
             auditing=Auditing(audit_writer(peers), clock),
+            mended=Mended(
+                service, clock, HistoryFile(settings.history, service) if settings.history else None
+            ),
         )
 
     @property
@@ -97,12 +102,15 @@ class Foundation:
         auditing = auditing or self.auditing
         bus = bus or Bus(self.kafka, router)
         relay = Relay(self.journal, bus)
-        republishing = Republishing(self.service, self.journal.store, self.kafka, bus)
+        republishing = Republishing(
+            self.service, self.journal.store, self.kafka, bus, mended=self.mended
+        )
         access: list[AccessWatch] = []
         if guard is None:
             access = [AccessWatch(self.peers, self.service, verify_by(self.verifier, on_keys))]
             guard = Guard(self.verifier, Policy.load(), auditing, self.sharing)
-        disk = Disk.under([self.settings.journal, self.settings.objects], writes)
+        work = [self.settings.work] if self.settings.work else []
+        disk = Disk.under([self.settings.journal, self.settings.objects], [*writes, *work])
         health = Health(
             self.service,
             self.clock,
@@ -141,4 +149,5 @@ class Foundation:
             otlp=self.settings.otlp,
             otlp_token=self.settings.otlp_token.get_secret_value(),
             log_level=self.settings.log_level,
+            work=self.settings.work,
         )

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from libs.common.clock import Clock
 from libs.common.files import PRIVATE, PRIVATE_FOLDER
 
 # Of each writer twice: a full file is set aside, and the one set aside before is dropped.
@@ -72,6 +73,27 @@ class HistoryFile:
         with self._file.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read() == b"\n"
+
+
+class Mended:
+    """Notes what a service saw go wrong and put right by itself; nowhere without a file."""
+
+    def __init__(self, service: str, clock: Clock, file: HistoryFile | None = None) -> None:
+        self._service = service
+        self._clock = clock
+        self._file = file
+
+    def fault(self, component: str, kind: str, detail: str) -> None:
+        """Something is wrong from now on."""
+        self._note(Happening(self._clock.now(), component, kind, detail))
+
+    def mended(self, component: str, kind: str, detail: str, took_s: float = 0.0) -> None:
+        """Something was wrong, and is not any more."""
+        self._note(Happening(self._clock.now(), component, kind, detail, self._service, took_s))
+
+    def _note(self, happening: Happening) -> None:
+        if self._file is not None:
+            self._file.note(happening)
 
 
 def read(folder: Path, count_max: int) -> list[Happening]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -13,12 +15,14 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from libs.common.errors import DependencyError
-from libs.common.tls import ServerTls
+from libs.common.tls import ServerTls, tls_between
+from libs.common.unix import listener, path_of
 
 CONNECTIONS_MAX = 1_024
 KEEP_ALIVE_S = 75
 STOP_GRACE_S = 5
 LISTEN_BACKLOG = 256
+ANSWER_S_MAX = 1.0
 
 
 class _Uvicorn(uvicorn.Server):
@@ -29,7 +33,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 class HttpServer:
-    """Serves an application at host:port; `port` is the one that a port of 0 became.
+    """Serves an application at host:port or unix:PATH; `port` is the one that a port of 0 became.
 
     With `tls` callers must have a certificate of the same authority.
     """
@@ -39,7 +43,7 @@ class HttpServer:
         self.port = 0
         self._listen = listen
         secured: dict[str, Any] = {}
-        if tls is not None:
+        if tls := tls_between(listen, tls):
             key, certificate, authority = map(str, tls.paths)
             secured = {
                 "ssl_keyfile": key,
@@ -64,14 +68,17 @@ class HttpServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        listener = self._bind()
-        self.port = listener.getsockname()[1]
-        self._task = asyncio.create_task(self._server.serve([listener]), name=self.name)
+        listening = self._bind()
+        if listening.family != socket.AF_UNIX:
+            self.port = listening.getsockname()[1]
+        self._task = asyncio.create_task(self._server.serve([listening]), name=self.name)
 
     def _bind(self) -> socket.socket:
-        host, _, port = self._listen.rpartition(":")
         try:
-            return socket.create_server((host.strip("[]"), int(port)), backlog=LISTEN_BACKLOG)
+            if path := path_of(self._listen):
+                return listener(path, LISTEN_BACKLOG)
+            host, _, port = self._listen.rpartition(":")
+            return _shared((host.strip("[]"), int(port)))
         except (OSError, ValueError, OverflowError) as error:
             raise DependencyError(
                 f"{self._listen} cannot be listened on for {self.name}: {error}.",
@@ -88,3 +95,20 @@ class HttpServer:
     def problem(self) -> str:
         ended = self._task is not None and self._task.done()
         return f"{self.name} is no longer served." if ended else ""
+
+
+def _shared(address: tuple[str, int]) -> socket.socket:
+    """Listens where a process of the same user may hold the port, as `basalt up` does.
+
+    It holds it without listening, so that no other user takes it while its owner is away. Somebody
+    who listens is one too many. Raises OSError.
+    """
+    if address[1] and _answers(address):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    return socket.create_server(address, backlog=LISTEN_BACKLOG, reuse_port=True)
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=ANSWER_S_MAX):
+        return True
+    return False

@@ -27,7 +27,7 @@ from libs.common.clock import Clock
 from libs.common.errors import ConflictError, InvalidInputError
 from libs.common.events import Event
 from libs.common.identity import call_cause
-from libs.common.runtime import ended
+from libs.common.runtime import ended, lasting
 from libs.common.stores.encoding import plain
 from libs.common.stores.ports import (
     EVENT_BYTES_MAX,
@@ -246,7 +246,7 @@ class Relay:
 
     async def start(self) -> None:
         self._wake.set()
-        self._task = asyncio.create_task(self._run(), name="relay")
+        self._task = lasting(self._run(), "relay")
 
     async def stop(self) -> None:
         await ended(self._task)

@@ -15,9 +15,10 @@ from opentelemetry.trace import SpanKind
 
 from libs.common import telemetry
 from libs.common.errors import DependencyError
-from libs.common.tls import ServerTls
+from libs.common.tls import ServerTls, tls_between
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+METADATA_BYTES_MAX = 24 * 1024
 CALL_TIMEOUT_S = 10.0
 # What a call to another service may take of the time that our own caller gave us, so that some is
 # left to say which service did not answer.
@@ -26,6 +27,9 @@ DEADLINE_SHARE_MAX = 0.9
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # Over what the door lets in, and adds: else gRPC refuses some of it, at random, from 8 KiB on.
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES_MAX),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
@@ -183,11 +187,12 @@ class Peers:
                 for kind in (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
             ]
             address = self._addresses[peer]
+            tls = tls_between(address, self._tls)
             self._channels[peer] = (
                 grpc.aio.insecure_channel(address, OPTIONS, interceptors=interceptors)
-                if self._tls is None
+                if tls is None
                 else grpc.aio.secure_channel(
-                    address, self._tls.channel_credentials(), OPTIONS, interceptors=interceptors
+                    address, tls.channel_credentials(), OPTIONS, interceptors=interceptors
                 )
             )
         return self._channels[peer]

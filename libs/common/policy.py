@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from libs.common.errors import ForbiddenError
 from libs.common.identity import PLATFORM, Caller
+from libs.common.redaction import tenant_named
 
 ROLES = ("administrator", "engineer", "reviewer", "operator", "application", "auditor")
 ADMINISTRATOR = "administrator"
@@ -102,7 +103,7 @@ class Policy:
             return Decision(
                 False, "the policy knows no such method.", "Call one of this platform's version."
             )
-        tenant = _tenant_named(request) or who.tenant
+        tenant = tenant_named(request) or who.tenant
         answer = self._ask(who, method, tenant)
         if answer.allowed and not answer.diagnostics.errors:
             return Decision(True)
@@ -201,15 +202,3 @@ def _entity(who: Caller) -> dict[str, object]:
         "attrs": {"tenant": {"__entity": {"type": "Tenant", "id": who.tenant}}},
         "parents": roles,
     }
-
-
-def _tenant_named(request: Message | None) -> str:
-    """The tenant that a request is about, if it names one: `tenant`, or `limits.tenant`."""
-    if request is None:
-        return ""
-    fields = request.DESCRIPTOR.fields_by_name
-    if "tenant" in fields:
-        return str(getattr(request, "tenant"))  # noqa: B009 - the type has it, Message has not.
-    if "limits" in fields:
-        return str(getattr(request, "limits").tenant)  # noqa: B009
-    return ""

@@ -28,6 +28,24 @@ def resource_of(request: Message | None) -> str:
     return ""
 
 
+def tenant_named(request: Message | None) -> str:
+    """The tenant that a request is about, if it names one: `tenant`, or `limits.tenant`."""
+    if request is None:
+        return ""
+    fields = request.DESCRIPTOR.fields_by_name
+    if "tenant" in fields:
+        return str(getattr(request, "tenant"))  # noqa: B009 - the type has it, Message has not.
+    if "limits" in fields:
+        return str(getattr(request, "limits").tenant)  # noqa: B009
+    return ""
+
+
+def tenant_concerned(request: Message | None) -> str:
+    """The same, or the one whose the thing is that a request names: `id` as <tenant>/<name>."""
+    tenant, slash, _ = str(getattr(request, "id", "")).partition("/")
+    return tenant_named(request) or (tenant if slash else "")
+
+
 def detail_of(request: Message | None) -> tuple[str, ...]:
     """What makes two requests of a method the same reading."""
     said = [str(getattr(request, field, "")) for field in TELLING] if request is not None else []

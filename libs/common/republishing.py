@@ -21,8 +21,10 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from libs.common import flow
+from libs.common.clock import SystemClock
 from libs.common.consuming import ConfinedConsumer
 from libs.common.errors import DependencyError
+from libs.common.history import Mended
 from libs.common.journal import Publisher
 from libs.common.kafka import KafkaAccess
 from libs.common.positions import history_of
@@ -52,7 +54,9 @@ class Republishing:
         access: KafkaAccess,
         publisher: Publisher,
         topics: tuple[flow.Topic, ...] = flow.TOPICS,
+        mended: Mended | None = None,
     ) -> None:
+        self._mended = mended or Mended(service, SystemClock())
         self._service = service
         self._store = store
         self._access = access
@@ -92,6 +96,8 @@ class Republishing:
         if missing:
             count = await self._publish(topic, missing)
             log.error("events_lost", topic=topic, published_again=count)
+            lost = f"The topic {topic} had lost {count} events; they are published again."
+            self._mended.mended("kafka", "lost events", lost)
         self._seen[topic] = history
         return count
 

@@ -52,7 +52,7 @@ from libs.common.peers import (
 from libs.common.policy import Policy
 from libs.common.sharing import Sharing
 from libs.common.status import ERROR_DOMAIN, from_call_error, to_status, translated
-from libs.common.tls import ServerTls
+from libs.common.tls import ServerTls, tls_between
 
 # What serves and what calls is found here together.
 __all__ = [
@@ -325,10 +325,10 @@ class Server:
             [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], server, self._reflected
         )
         try:
-            if self._tls is None:
-                self.port = server.add_insecure_port(self.listen)
+            if tls := tls_between(self.listen, self._tls):
+                self.port = server.add_secure_port(self.listen, tls.credentials())
             else:
-                self.port = server.add_secure_port(self.listen, self._tls.credentials())
+                self.port = server.add_insecure_port(self.listen)
         except RuntimeError as error:
             raise DependencyError(
                 f"{self.listen} cannot be listened on.",

@@ -10,13 +10,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
 import structlog
 
-from libs.common import telemetry
+from libs.common import telemetry, work
 from libs.common.echo import LOG_CHARACTERS_MAX, short
 from libs.common.errors import BasaltError, DependencyError
 
@@ -103,6 +104,28 @@ async def ended(task: asyncio.Task[Any] | None) -> None:
         task.exception()
 
 
+def lasting(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """A task of a part that lives as long as the part does. It handles what may fail by itself.
+
+    When it fails all the same, the service would live on without it and look well: then the
+    process ends, and whoever keeps it starts it again, whole.
+    """
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_look_at)
+    return task
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("task_failed", task=task.get_name(), exc_info=error)
+        if _on_fault is not None:
+            _on_fault(task.get_name())
+
+
+# Ends the process that `run` runs; elsewhere nobody's.
+_on_fault: Callable[[str], None] | None = None
+
+
 @dataclass(slots=True)
 class Loop:
     """Calls `work` again and again, `interval_s` apart; a failure is logged and tried again.
@@ -118,7 +141,7 @@ class Loop:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=self.name)
+        self._task = lasting(self._run(), self.name)
 
     async def stop(self) -> None:
         await ended(self._task)
@@ -160,17 +183,20 @@ class Service:
     otlp: str = ""
     otlp_token: str = field(default="", repr=False)
     log_level: str = "info"
+    # Where temporary files lie: `work.begin`.
+    work: Path | None = None
     event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 
 
 def run(service: Service) -> None:
-    """Runs until SIGTERM or SIGINT. Exits 1, with one plain line, when a part cannot start.
+    """Runs until SIGTERM or SIGINT. Exits 1, with one plain line, when a part cannot start or ends.
 
     A stop is bounded by STOP_S_MAX; a process that cannot end (a thread hangs) is ended.
     """
     log_to_stderr(service.name, service.log_level)
     flush_spans = telemetry.set_up(service.name, service.otlp, service.otlp_token)
     try:
+        work.begin(service.work)
         with asyncio.Runner(loop_factory=service.event_loop) as runner:
             runner.run(_live(service))
     except BasaltError as error:
@@ -185,15 +211,27 @@ async def _live(service: Service) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    failed: list[str] = []
+
+    def end(task: str) -> None:
+        failed.append(task)
+        stopping.set()
+
+    global _on_fault
+    _on_fault = end
     started: list[Part] = []
     try:
         if await _start(service.parts, started, stopping):
             log.info("serving", parts=[part.name for part in started])
             await stopping.wait()
     finally:
+        _on_fault = None
         log.info("stopping")
         _end_for_certain(service.name)
         await _stop(started)
+    if failed:
+        print(f"{service.name} ends: its task {failed[0]} failed, as logged.", file=sys.stderr)
+        raise SystemExit(1)
 
 
 async def _start(parts: Sequence[Part], started: list[Part], stopping: asyncio.Event) -> bool:

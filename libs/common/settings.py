@@ -42,17 +42,31 @@ class CommonSettings(BaseSettings):
     objects: str = Field(description="directory:FOLDER or s3:http://HOST:PORT/BUCKET")
     s3_access_key: SecretStr = Field(SecretStr(""), description="Of the objects' S3 account")
     s3_secret_key: SecretStr = Field(SecretStr(""), description="Of the objects' S3 account")
-    rpc_listen: str = Field(description="Where this service's gRPC listens: host:port")
-    peers: dict[str, str] = Field(description='Where the services are: {"ingest": "host:port"}')
+    rpc_listen: str = Field(
+        description="Where this service's gRPC listens: host:port, or unix:PATH"
+    )
+    peers: dict[str, str] = Field(
+        description='Where the services are: {"ingest": "host:port"}, or unix:PATH'
+    )
     service_credential: SecretStr = Field(
         description="What this service proves itself to security with; made at the first start"
     )
-    otlp: str = Field("", description="Where spans go by OTLP over gRPC: host:port")
+    otlp: str = Field("", description="Where spans go by OTLP over gRPC: host:port, or unix:PATH")
     otlp_token: SecretStr = Field(
         SecretStr(""), description="What says there whose they are; made at the first start"
     )
     tls: Path | None = Field(
         None, description="Folder with ca.pem, <service>.pem, <service>.key: mTLS between services"
+    )
+    work: Path | None = Field(
+        None,
+        description="Folder of this service's alone for what is there only while it works, such as"
+        " an upload on its way in: emptied at each start. Without it the system's own is used",
+    )
+    history: Path | None = Field(
+        None,
+        description="Folder of what happened to the platform, the same for all services:"
+        " `basalt status --history`",
     )
     tenant_shares: dict[str, Annotated[float, Field(gt=0, le=1_000)]] = Field(
         default_factory=dict,

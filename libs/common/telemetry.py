@@ -50,7 +50,7 @@ EXPORT_DELAY_MS = 500
 
 
 def set_up(service: str, otlp_address: str, otlp_token: str = "") -> Callable[[], None]:
-    """Sends this process's spans to `otlp_address` (host:port, OTLP over gRPC; "" keeps them in).
+    """Sends this process's spans to `otlp_address`, by OTLP over gRPC; "" keeps them in.
 
     `otlp_token` says there that this process may send in the name of `service`. Call the answer
     before the process ends: it sends what is still waiting.

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 
 from libs.common.errors import PreconditionError
+from libs.common.unix import path_of
 
 # An address that begins with it is spoken to by mutual TLS, with our own certificate.
 TLS = "tls:"
@@ -59,6 +60,11 @@ class ServerTls:
         context.load_cert_chain(certificate, key)
         context.set_alpn_protocols(["h2"])
         return context
+
+
+def tls_between(address: str, tls: ServerTls | None) -> ServerTls | None:
+    """Of `tls` what an address of a service takes: a Unix socket needs none."""
+    return None if path_of(address) else tls
 
 
 def tls_for(address: str, tls: ServerTls | None) -> ServerTls | None:

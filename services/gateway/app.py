@@ -15,7 +15,7 @@ from libs.common.runtime import Loop, Service
 from services.gateway.core.door import Door
 from services.gateway.core.doorkeeping import Doorkeeping
 from services.gateway.core.envoy.clusters import DISPATCHER_SOCKET
-from services.gateway.core.envoy.inputs import Access, Address, DoorTls, Site
+from services.gateway.core.envoy.inputs import Access, DoorTls, Site
 from services.gateway.core.envoy.listener import ACCESS_LOG
 from services.gateway.core.following import EnvoyFollower, LimitFollower, RouteFollower
 from services.gateway.core.limits import TenantLimits
@@ -42,9 +42,8 @@ def build(settings: Settings) -> Service:
     policy = Policy.load()
     folder = DiskDoorFolder(settings.door_folder)
     folder.prepare()
-    door = Door(_site(settings, policy), EnvoyJudge(envoy_binary()), folder)
-    admin = Address.parse(settings.envoy_admin)
-    envoy = EnvoyAdmin(admin.host, admin.port)
+    door = Door(_site(settings, policy), EnvoyJudge(envoy_binary()), folder, base.mended)
+    envoy = EnvoyAdmin(settings.envoy_admin)
     limits = TenantLimits(base.journal)
     limit_follower = LimitFollower(limits, door)
     routes = RouteFollower(InferenceRoutes(base.peers), door)

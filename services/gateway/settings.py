@@ -18,9 +18,15 @@ class Settings(CommonSettings):
     door_folder: Path = Field(
         description="Folder of Envoy's configuration, the routes and the dispatcher's socket"
     )
-    slow_grpc_listen: str = Field(description="Where what is not hot is served by gRPC: host:port")
-    slow_rest_listen: str = Field(description="Where REST is served, behind Envoy: host:port")
-    envoy_admin: str = Field(description="Envoy's admin listener, which we only read: host:port")
+    slow_grpc_listen: str = Field(
+        description="Where what is not hot is served by gRPC: host:port, or unix:PATH"
+    )
+    slow_rest_listen: str = Field(
+        description="Where REST is served, behind Envoy: host:port, or unix:PATH"
+    )
+    envoy_admin: str = Field(
+        description="Envoy's admin listener, which we only read: host:port, or unix:PATH"
+    )
     door_cert: Path | None = Field(
         None, description="PEM certificate chain of the door; without it the door speaks plain text"
     )

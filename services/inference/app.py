@@ -40,9 +40,15 @@ def build(settings: Settings) -> Service:
         kind=settings.triton_instances,
     )
     artifacts = Artifacts(objects, PublishedKeys(peers, clock))
-    alarms = Alarms(journal, clock, SecurityAudit(peers))
+    alarms = Alarms(journal, clock, SecurityAudit(peers), base.mended)
     reconciler = Reconciler(
-        journal, triton, artifacts, clock, alarms, keep_versions=settings.keep_versions
+        journal,
+        triton,
+        artifacts,
+        clock,
+        alarms,
+        base.mended,
+        keep_versions=settings.keep_versions,
     )
     gates = Loop("gates", Gates(journal, clock, artifacts, ProcessEvaluator()).work, GATES_S)
 

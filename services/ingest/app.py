@@ -25,7 +25,7 @@ def build(settings: Settings) -> Service:
     topics = SecurityTopics(foundation.kafka, foundation.peers)
     streams = Streams(journal, objects)
     sources = Sources(journal, clock, streams, topics)
-    datasets = Datasets(journal, objects, clock, sources, streams, settings.spool)
+    datasets = Datasets(journal, objects, clock, sources, streams)
     autosealing = Autosealing(journal, sources, datasets)
     sealing = Loop("sealing", autosealing.look, LOOK_S)
 
@@ -33,11 +33,11 @@ def build(settings: Settings) -> Service:
         autosealing.notice(tenant, source)
         sealing.wake()
 
-    uploads = Uploads(
-        journal, objects, clock, sources, streams, notice, ParquetProcess(), settings.spool
-    )
+    uploads = Uploads(journal, objects, clock, sources, streams, notice, ParquetProcess())
     quarantine = Quarantine(journal, objects, clock, sources, streams, notice)
-    records = KafkaRecords(foundation.kafka, Intake(journal, streams, sources, notice))
+    records = KafkaRecords(
+        foundation.kafka, Intake(journal, streams, sources, notice), foundation.mended
+    )
     servicer = IngestServicer(
         sources, SecurityKeys(foundation.peers), uploads, datasets, quarantine
     )
@@ -46,5 +46,4 @@ def build(settings: Settings) -> Service:
         register=[servicer.register],
         names=[RPC_NAME],
         parts=[sealing, records],
-        writes=[settings.spool] if settings.spool else [],
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
@@ -29,7 +28,9 @@ class Settings(CommonSettings):
     otlp_key: SecretStr = Field(
         SecretStr(""), description="What senders' tokens are made with; none is known without it"
     )
-    otlp_listen: str = Field("", description="Where spans arrive by OTLP over gRPC: host:port")
+    otlp_listen: str = Field(
+        "", description="Where spans arrive by OTLP over gRPC: host:port, or unix:PATH"
+    )
     otlp_http_listen: str = Field("", description="Where spans arrive by OTLP over HTTP: host:port")
     drift_window_rows: int = Field(
         1_000, ge=50, le=5_000, description="The newest live rows that are compared"
@@ -49,10 +50,6 @@ class Settings(CommonSettings):
     )
     drift_alpha: float = Field(
         0.0001, gt=0, lt=0.1, description="The chance that a comparison cries wolf"
-    )
-    history: Path | None = Field(
-        None,
-        description="Folder of what happened to the platform: `basalt status --history`",
     )
     health_interval_s: float = Field(10.0, gt=0, description="Between two looks at every service")
     trace_spans_max: int = Field(500_000, ge=1_000, description="Spans kept; the oldest go first")

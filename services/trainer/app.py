@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libs.common import work
 from libs.common.foundation import Foundation
 from libs.common.health import Check
 from libs.common.pb.basalt.v1 import trainer_pb2
@@ -25,7 +26,7 @@ def build(settings: Settings) -> Service:
     foundation = Foundation.lay("trainer", settings)
     journal, clock, objects = foundation.journal, foundation.clock, foundation.objects
     datasets = IngestDatasets(foundation.peers)
-    workplace = FolderWorkplace(settings.work)
+    workplace = FolderWorkplace(settings.work / work.JOBS)
     pipelines = Pipelines(journal, clock, datasets)
     queue = JobQueue(journal, clock, settings.tenant_shares, settings.tenant_jobs_at_once)
     queueing = Queueing(journal, clock, pipelines, datasets, queue)
@@ -51,5 +52,4 @@ def build(settings: Settings) -> Service:
         names=[trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].full_name],
         parts=[Worker(journal, queue, tools, clock.new_id(), settings.jobs_at_once)],
         checks=[Check("work", workplace.ping)],
-        writes=[settings.work],
     )

@@ -14,7 +14,9 @@ BEATS_PER_LEASE_MIN = 3
 
 
 class Settings(CommonSettings):
-    work: Path = Field(description="Folder for training processes; fast, local, may be emptied")
+    work: Path = Field(  # pyright: ignore[reportIncompatibleVariableOverride] - it is frozen.
+        description="As above, and for training processes; fast, local"
+    )
     jobs_at_once: int = Field(1, ge=1, le=64, description="Training processes at the same time")
     tenant_jobs_at_once: int = Field(
         0, ge=0, description="Of them, of one tenant, in all replicas together; 0: no limit"

@@ -21,8 +21,13 @@ from tests.support.laptop import Laptop
 from tools.servers import Kafka
 
 PAUSE_S = (0.5, 4.0)
-# Files that the platform makes again by itself.
-FILES = ("door/dispatcher.sock", "door/envoy.json", "door/routes.json", "door/rds.json")
+# What the platform makes again by itself.
+SOCKETS = ("door/dispatcher.sock", "sockets/ingest", "sockets/security", "sockets/slow-grpc")
+FILES = tuple(
+    f"door/{name}.json"
+    for name in ("access", "ecds-rates", "ecds-tokens", "envoy", "lds", "rds", "routes")
+)
+DAMAGES = (b"", b"{", b"\xff\xfe\0", b"[" * 10_000)
 # Topics between services, whose events their producers publish again.
 HEALED = (flow.DATASET_VERSIONED, flow.DEPLOYMENT_CHANGED, flow.ACCESS_CHANGED, flow.ALERT_RAISED)
 BATCHES_CUT_MAX = 3
@@ -97,14 +102,20 @@ class Monkey:
         return ", ".join([await self._signal(signal.SIGKILL, victim) for victim in victims])
 
     async def _remove(self) -> str:
-        name = self._random.choice(FILES)
+        name = self._random.choice((*SOCKETS, *FILES))
         (self.platform.home.root / name).unlink(missing_ok=True)
         return name
 
     async def _damage(self) -> str:
-        name = self._random.choice(FILES[1:])
-        with contextlib.suppress(FileNotFoundError):
-            (self.platform.home.root / name).write_text("{")
+        name, damage = self._random.choice(FILES), self._random.choice((*DAMAGES, None))
+        file = self.platform.home.root / name
+        # It may be put back at this very moment, or be away already.
+        with contextlib.suppress(OSError):
+            if damage is None:
+                file.unlink()
+                file.mkdir()
+            else:
+                file.write_bytes(damage)
         return name
 
     async def _cut_log(self) -> str:

@@ -3,8 +3,10 @@ import json
 from pathlib import Path
 from urllib.request import urlopen
 
+import psutil
 import pytest
 
+from libs.common.unix import http_connection, path_of
 from tools.servers import Envoy, ServerError
 from tools.servers.envoy import validate
 from tools.servers.ports import free_ports
@@ -47,11 +49,27 @@ def test_its_admin_listener_cannot_end_it(tmp_path: Path) -> None:
     config = tmp_path / "envoy.json"
     config.write_text("{}")
     with Envoy(config) as door:
-        admin = http.client.HTTPConnection(door.admin_address)
+        admin = http_connection(door.admin_address, 5.0)
         admin.request("POST", "/quitquitquit")
         assert admin.getresponse().status == http.client.FORBIDDEN
         admin.close()
         assert door.alive
+
+
+def test_its_admin_listener_is_its_users_alone(tmp_path: Path) -> None:
+    config = tmp_path / "envoy.json"
+    config.write_text("{}")
+    with Envoy(config) as door:
+        path = path_of(door.admin_address)
+        assert path is not None
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert not psutil.Process(door.pid).net_connections("inet")
+        door.kill()
+        assert not door.answers()
+        # What it left does not keep the next one from its place.
+        assert path.exists()
+        door.start()
+        assert door.answers()
 
 
 def test_a_bad_configuration_is_refused_in_envoys_own_words(tmp_path: Path) -> None:

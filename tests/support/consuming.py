@@ -16,6 +16,8 @@ import polars as pl
 from aiokafka import AIOKafkaProducer
 
 from libs.common import flow
+from libs.common.clock import SystemClock
+from libs.common.history import Mended
 from libs.common.kafka import KafkaAccess
 from services.ingest.core.datasets import DatasetVersion
 from services.ingest.core.quarantine import Quarantined
@@ -110,7 +112,7 @@ async def consuming(
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5
     )
-    records = KafkaRecords(KafkaAccess(bootstrap), core.intake)
+    records = KafkaRecords(KafkaAccess(bootstrap), core.intake, Mended("ingest", SystemClock()))
     running = Consuming(bootstrap, core, records, producer, source or new_source(), tenant)
     await producer.start()
     if by_itself:

@@ -280,9 +280,10 @@ class Door:
     tenant: str = "acme"
 
     def __post_init__(self) -> None:
-        self.ports = dict(zip(("door", "rpc", "grpc", "rest", "admin"), free_ports(5), strict=True))
+        self.ports = dict(zip(("door", "rpc", "grpc", "rest"), free_ports(4), strict=True))
         self.home = self.folder / "door"
         self.home.mkdir(exist_ok=True)
+        self.envoy = Envoy(self.home / "envoy.json", self.folder / "envoy")
         self.gateway = self._process(
             "gateway", "services.gateway", serving(self.at("rpc"), self.neighbours.tls)
         )
@@ -290,9 +291,6 @@ class Door:
             "dispatcher",
             "services.gateway.dispatcher",
             (self.home / "dispatcher.sock").exists,
-        )
-        self.envoy = Envoy(
-            self.home / "envoy.json", self.folder / "envoy", admin_port=self.ports["admin"]
         )
 
     def at(self, port: str) -> str:
@@ -316,7 +314,7 @@ class Door:
             "BASALT_DOOR_FOLDER": str(self.home),
             "BASALT_SLOW_GRPC_LISTEN": self.at("grpc"),
             "BASALT_SLOW_REST_LISTEN": self.at("rest"),
-            "BASALT_ENVOY_ADMIN": self.at("admin"),
+            "BASALT_ENVOY_ADMIN": self.envoy.admin_address,
             **self.extra,
         }
 

@@ -11,6 +11,8 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from services.ingest.core.chunk import Gathering
 from services.ingest.core.contract import parse
 from services.ingest.core.files import read_rows
 from services.ingest.core.limits import CHUNK_BYTES_MAX, MEBIBYTE
+from services.ingest.core.sources import Terms
+from services.ingest.core.uploads import Spooled, gather_some
 from services.ingest.core.validation import Checker
 from services.ingest.outbound.parquet_process import ParquetProcess
 from tests.support.batches import CODECS, batch
@@ -150,6 +154,18 @@ def _varint(number: int, width: int = 0) -> bytes:
     return bytes([*written, number])
 
 
+def _nulls(rows: int, columns: int) -> Callable[[Path], None]:
+    """Next to nothing for each row in the file; much more of it as Python's objects."""
+
+    def write(path: Path) -> None:
+        table = pa.table({f"c{at}": pa.nulls(1_000_000, pa.float64()) for at in range(columns)})
+        with pq.ParquetWriter(path, table.schema, compression="zstd") as file:
+            for begin in range(0, rows, table.num_rows):
+                file.write_table(table.slice(0, rows - begin))
+
+    return write
+
+
 def _shared_prefixes(path: Path) -> None:
     """Delta encoding: each value takes up what the one before it had."""
     values = ["x" * (MEBIBYTE - 20) + f"{at:08d}" for at in range(170)]
@@ -163,7 +179,16 @@ def _shared_prefixes(path: Path) -> None:
     )
 
 
+def _nulls_of(columns: int) -> str:
+    return f"{columns}-columns-of-nulls.parquet"
+
+
+# How many rows, by how many columns.
+NULLS = {6: 80_000, 500: 2_000}
+# Those first that take little: the largest of the children so far counts for each.
 FILES: dict[str, Callable[[Path], object]] = {
+    **{_nulls_of(columns): _nulls(rows, columns) for columns, rows in NULLS.items()},
+    "of-too-many-nulls.parquet": _nulls(50_000_000, 6),
     "repeats-a-long-value.parquet": _repeated,
     "of-long-values.parquet": _many_long,
     "whose-footer-lies.parquet": _lying,
@@ -176,6 +201,38 @@ FILES: dict[str, Callable[[Path], object]] = {
 }
 for _name in FILES:
     WORK[_name] = _opening(_name)
+
+
+def _gathering(name: str, columns: int, required: bool) -> Work:
+    """As an upload takes a file, to its last chunk."""
+
+    def prepare(folder: Path) -> Callable[[], object]:
+        listed = "".join(
+            f"  - {{name: c{at}, type: float, required: {str(required).lower()}}}\n"
+            for at in range(columns)
+        )
+        contract = parse(f"name: scans\ncolumns:\n{listed}")
+        terms = Terms(contract, 1, Checker(contract))
+
+        def work() -> object:
+            spooled = Spooled(folder)
+            rows = read_rows(folder / name, "parquet", contract, ParquetProcess())
+            try:
+                with closing(rows):
+                    while gather_some(terms, "key", datetime.now(UTC), spooled, rows):
+                        pass
+            except InvalidInputError as error:
+                return str(error)
+            return [sum(rows for _, rows in kept) for kept in (spooled.chunks, spooled.held)]
+
+        return work
+
+    return prepare
+
+
+WORK["of-too-many-nulls.parquet"] = _gathering("of-too-many-nulls.parquet", 6, True)
+for _columns in NULLS:
+    WORK[_nulls_of(_columns)] = _gathering(_nulls_of(_columns), _columns, True)
 
 
 def _height() -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from libs.common.clock import Clock, SystemClock
 from libs.common.errors import DependencyError, PreconditionError
 from libs.common.events import ForeignModelFound
+from libs.common.history import HistoryFile, Mended
 from libs.common.journal import Journal
 from libs.common.signing import verify_manifest
 from libs.common.stores.directory import DirectoryObjects
@@ -195,6 +196,7 @@ class Registry:
         self.rollout = Rollout(self.journal, self.clock, readiness or VerifiedAlone(self))
         self.history = History(self.rollout)
         self.auditor = MemoryAuditor()
+        self.mended = Mended("inference", self.clock, HistoryFile(folder / "history", "inference"))
         self.reconciler = self.new_reconciler(unload_delay_s)
 
     def new_reconciler(self, unload_delay_s: float) -> Reconciler:
@@ -203,7 +205,8 @@ class Registry:
             self.server,
             self.artifacts,
             self.clock,
-            Alarms(self.journal, self.clock, self.auditor),
+            Alarms(self.journal, self.clock, self.auditor, self.mended),
+            self.mended,
             unload_delay_s=unload_delay_s,
         )
 

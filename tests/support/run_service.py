@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from libs.common import runtime
 from libs.common.errors import DependencyError
-from libs.common.runtime import Service, run
+from libs.common.runtime import Service, lasting, run
+from tests.support.eventually import pause
 
 # So that the bounds are reached within a test.
 runtime.START_S_MAX = 3.0
@@ -20,9 +21,15 @@ runtime.STOP_S_MAX = 1.0
 runtime.EXIT_S_MAX = 3.0
 
 
+async def fail() -> None:
+    await pause(0.1)
+    raise ZeroDivisionError
+
+
 @dataclass
 class Part:
     name: str
+    task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         print(f"start {self.name}", flush=True)
@@ -33,6 +40,8 @@ class Part:
                 )
             case "start-hangs":
                 await asyncio.Event().wait()
+            case "task-fails":
+                self.task = lasting(fail(), self.name)
 
     async def stop(self) -> None:
         print(f"stop {self.name}", flush=True)

@@ -61,6 +61,8 @@ READS_THE_ENVIRONMENT = {
     # Their parents: PATH and the like are passed on, and the settings with their secrets are not.
     "services/trainer/outbound/process.py",
     "services/inference/outbound/evaluation.py",
+    # And where temporary files lie, for them too.
+    "libs/common/work.py",
 }
 # `basalt up` and `status` find the platform where it is installed beside the client.
 STARTS_THE_PLATFORM = ("libs/sdk/basalt/cli/platform.py", "libs/sdk/basalt/cli/local.py")

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import ClassVar
 
+from libs.common import unix
 from tools.servers.cache import Report, silent
 from tools.servers.errors import ServerError
-from tools.servers.ports import LOOPBACK
 from tools.servers.server import Server, answers_ok
 
 VALIDATE_S_MAX = 30.0
@@ -17,12 +17,13 @@ VALIDATE_S_MAX = 30.0
 THREADS = 2
 # Enough to watch it; without the calls that end it or change it.
 ADMIN_PATHS = ("/ready", "/stats", "/clusters", "/listeners", "/server_info", "/certs")
+SOCKET_MODE = 0o600
 
 
 class Envoy(Server):
     """An Envoy that runs the caller's configuration file, which also says where it listens.
 
-    The admin listener is ours, whatever the file says: loopback, and reading only.
+    The admin listener is ours, whatever the file says: a Unix socket, and reading only.
     """
 
     name: ClassVar[str] = "envoy"
@@ -33,22 +34,22 @@ class Envoy(Server):
         config: Path,
         directory: Path | None = None,
         *,
-        admin_port: int | None = None,
         threads: int = THREADS,
     ) -> None:
-        super().__init__(directory or config.absolute().parent, {"admin": admin_port})
+        super().__init__(directory or config.absolute().parent, {})
         self.config = config.absolute()
         self.threads = threads
-        self.admin_address = f"{LOOPBACK}:{self.ports['admin']}"
-        self.url = f"http://{self.admin_address}"
-        self.metrics_address = self.admin_address
-        self.metrics_url = f"{self.url}/stats/prometheus"
+        self._socket = self.directory / "admin.sock"
+        # The folder that it was started with; 0 when that is not known.
+        self._follows = 0
+        self.admin_address = f"{unix.PREFIX}{self._socket}"
 
     def obtain(self, report: Report = silent) -> Path:
         return binary()
 
     def _prepare(self) -> None:
         validate(self.config)
+        self._follows = _number(self.config.parent)
 
     def _command(self) -> list[str | Path]:
         return [
@@ -65,14 +66,24 @@ class Envoy(Server):
         ]
 
     def _admin(self) -> dict[str, object]:
-        address = {"address": LOOPBACK, "port_value": self.ports["admin"]}
         return {
-            "address": {"socket_address": address},
+            "address": {"pipe": {"path": str(self._socket), "mode": SOCKET_MODE}},
             "allow_paths": [{"prefix": path} for path in ADMIN_PATHS],
         }
 
     def _ready(self) -> bool:
-        return answers_ok(f"{self.url}/ready")
+        # It follows its files by the folder they were in: of another one it would never hear.
+        if self._follows not in (0, _number(self.config.parent)):
+            return False
+        return answers_ok(self.admin_address, "/ready")
+
+
+def _number(folder: Path) -> int:
+    """Of the folder itself, whatever its name is; -1 when there is none."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return -1
 
 
 def binary() -> Path:

@@ -54,7 +54,7 @@ class MinIO(Server):
         }
 
     def _ready(self) -> bool:
-        return answers_ok(f"{self.url}/minio/health/ready")
+        return answers_ok(self.address, "/minio/health/ready")
 
     def _objects(self) -> Path:
         return self.directory / "objects"

@@ -100,6 +100,23 @@ def require_free(which: str, ports: Mapping[str, int], directory: Path) -> None:
             )
 
 
+def held(port: int) -> socket.socket:
+    """Keeps a port from everybody who is not of this user, until the answer is closed.
+
+    It does not listen: whoever of this user does, with SO_REUSEPORT, gets every connection. To
+    other users the port is in use, also while the one who should listen is away. Raises OSError.
+    """
+    holding = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # With SO_REUSEADDR anybody could bind it too, as long as nobody listens.
+        holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holding.bind((LOOPBACK, port))
+    except OSError:
+        holding.close()
+        raise
+    return holding
+
+
 def answers(port: int) -> bool:
     """Whether somebody accepts connections on the port."""
     with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1.0):

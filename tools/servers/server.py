@@ -2,13 +2,13 @@
 
 import http.client
 import os
-import urllib.parse
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+from libs.common.unix import http_connection
 from tools.servers.cache import Report, silent
 from tools.servers.child import Child, Privacy
 from tools.servers.errors import ServerError
@@ -126,12 +126,14 @@ def plain_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ}
 
 
-def answers_ok(url: str) -> bool:
-    """Whether a GET answers 200 at this moment. Proxies of the environment are not asked."""
-    parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=PROBE_S_MAX)
+def answers_ok(address: str, path: str) -> bool:
+    """Whether a GET of host:port or unix:PATH answers 200 at this moment.
+
+    Proxies of the environment are not asked.
+    """
+    connection = http_connection(address, PROBE_S_MAX)
     try:
-        connection.request("GET", parts.path)
+        connection.request("GET", path)
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False

@@ -28,6 +28,7 @@ from libs.common.stores.ports import (
 BATCH_MAX = 256
 BUSY_MS_MAX = 5_000
 BUSY_PAUSE_S = 0.02
+LOST = "its file was moved or removed, so nothing is written"
 
 # `outbox.number` grows with every commit, so an aggregate's versions wait in their order.
 SCHEMA = """
@@ -206,26 +207,34 @@ class SqliteJournal:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             writer = connected(self._path)
             writer.executescript(SCHEMA)
-            opened = _Open(writer, connected(self._path), connected(self._path), self._write)
+            opened = _Open(
+                writer,
+                connected(self._path),
+                connected(self._path),
+                Place(self._path),
+                self._write,
+            )
         except (sqlite3.Error, OSError) as error:
             raise _unavailable(self._path, error) from error
         opened.writing.start()
         return opened
 
-    def _write(self, connection: sqlite3.Connection) -> None:
+    def _write(self, connection: sqlite3.Connection, place: Place) -> None:
         open_ = True
         while open_:
             jobs = [self._work.get()]
             while len(jobs) < BATCH_MAX and not self._work.empty():
                 jobs.append(self._work.get())
             open_ = None not in jobs
-            self._commit(connection, [job for job in jobs if job is not None])
+            self._commit(connection, place, [job for job in jobs if job is not None])
         connection.close()
 
-    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    def _commit(self, connection: sqlite3.Connection, place: Place, jobs: list[_Job]) -> None:
         if not jobs:
             return
         try:
+            if place.is_lost():
+                raise sqlite3.OperationalError(LOST)
             connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 job.run(connection)
@@ -263,14 +272,15 @@ class _Open:
         writer: sqlite3.Connection,
         points: sqlite3.Connection,
         ranges: sqlite3.Connection,
-        write: Callable[[sqlite3.Connection], None],
+        place: Place,
+        write: Callable[[sqlite3.Connection, Place], None],
     ) -> None:
         self.writer = writer
         self.points = points
         self.ranges = ranges
         self.reading = threading.Lock()
         self.writing = threading.Thread(
-            target=write, args=(writer,), name="journal-writer", daemon=True
+            target=write, args=(writer, place), name="journal-writer", daemon=True
         )
 
 
@@ -309,6 +319,37 @@ def _settle(jobs: list[_Job]) -> None:
             job.done.exception()
 
 
+class Place:
+    """Whether the files that were opened are still those at their path.
+
+    One that was moved or removed is written on by whoever has it open, and what is acknowledged is
+    gone with the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = {path: _number(path)}
+        # SQLite makes it when it likes to; what is not in the file yet is in it.
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._know_the_log()
+
+    def is_lost(self) -> bool:
+        self._know_the_log()
+        return any(_number(path) != number for path, number in self._files.items())
+
+    def _know_the_log(self) -> None:
+        if self._wal not in self._files and (number := _number(self._wal)) is not None:
+            self._files[self._wal] = number
+
+
+def _number(path: Path) -> tuple[int, int] | None:
+    """Of the file itself, whatever its name is; None when there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def connected(path: Path, synchronous: str = "FULL") -> sqlite3.Connection:
     """For any thread, without transactions of its own. Raises sqlite3.Error."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -330,11 +371,11 @@ def connected(path: Path, synchronous: str = "FULL") -> sqlite3.Connection:
 
 def _unavailable(path: Path, error: sqlite3.Error | OSError) -> DependencyError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    next_step = (
-        "Free space on its disk; nothing was written."
-        if "full" in str(error)
-        else "Look at its file: whether it is there, whole, and this service's to write."
-    )
+    next_step = "Look at its file: whether it is there, whole, and this service's to write."
+    if "full" in str(error):
+        next_step = "Free space on its disk; nothing was written."
+    elif str(error) == LOST:
+        next_step = "Put it back with all that was beside it (-wal, -shm): then everything goes on."
     return DependencyError(
         f"The journal answers: {reason}.", which="journal", next_step=next_step, inside=str(path)
     )

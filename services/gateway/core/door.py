@@ -18,7 +18,8 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from libs.common.errors import BasaltError, PreconditionError
-from libs.common.runtime import ended
+from libs.common.history import Mended
+from libs.common.runtime import ended, lasting
 from services.gateway.core.envoy.configuration import BOOTSTRAP_FILE, Configuration, render
 from services.gateway.core.envoy.inputs import Access, Inputs, Site
 from services.gateway.core.limits import Effective
@@ -50,7 +51,10 @@ class Door:
 
     name = "door"
 
-    def __init__(self, site: Site, judge: ConfigurationJudge, folder: DoorFolder) -> None:
+    def __init__(
+        self, site: Site, judge: ConfigurationJudge, folder: DoorFolder, mended: Mended
+    ) -> None:
+        self._mended = mended
         self._site = site
         self._judge = judge
         self._folder = folder
@@ -98,7 +102,7 @@ class Door:
                 which=BOOTSTRAP_FILE,
                 next_step="Correct what is refused, then start again.",
             )
-        self._task = asyncio.create_task(self._run(), name="door")
+        self._task = lasting(self._run(), "door")
 
     async def stop(self) -> None:
         await ended(self._task)
@@ -117,8 +121,8 @@ class Door:
                 # wait_for of Python 3.11 may lose a cancellation.
                 async with asyncio.timeout(RETRY_S if self.problem else CHECK_S):
                     await self._news.wait()
-            restored = await self._attempt(self._restore)
-            if self._news.is_set() or self.problem or restored:
+            not_restored = self._restore()
+            if self._news.is_set() or self.problem or not_restored:
                 await self._turn()
 
     async def _turn(self) -> None:
@@ -185,12 +189,25 @@ class Door:
         self.configuration_sha256 = configuration.sha256
         log.info("door_configured", sha256=configuration.sha256)
 
-    async def _restore(self) -> None:
-        """Puts back what is in force where a file is missing or says something else."""
+    def _restore(self) -> bool:
+        """Puts back what is in force where a file is missing or says something else.
+
+        Each by itself: one that cannot be put back keeps no other from it. Whether one could not.
+        """
+        failed = False
         for name, content in self._in_force.items():
-            if self._folder.read(name) != content:
-                log.warning("door_file_restored", file=name)
+            if self._folder.read(name) == content:
+                continue
+            try:
                 self._folder.replace(name, content)
+            except Exception as error:
+                failed = True
+                log.warning("door_file_not_restored", file=name, error=repr(error))
+            else:
+                log.warning("door_file_restored", file=name)
+                said = f"{name} was missing or said something else, and is as it should be again."
+                self._mended.mended("door", "restored", said)
+        return failed
 
     def _write(self, name: str, content: str) -> None:
         """Only what differs is moved: each move makes somebody read it again."""

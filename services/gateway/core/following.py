@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from libs.common.errors import BasaltError
-from libs.common.runtime import ended
+from libs.common.runtime import ended, lasting
 from services.gateway.core.door import Door
 from services.gateway.core.limits import TenantLimits
 from services.gateway.ports import DoorFolder, EnvoyWatch, RouteFeed
@@ -35,7 +35,7 @@ class RouteFollower:
         self.problem = "Routes have not arrived yet."
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._follow(), name=self.name)
+        self._task = lasting(self._follow(), self.name)
 
     async def stop(self) -> None:
         await ended(self._task)

@@ -79,7 +79,7 @@ def _address(setting: str, text: str) -> Address:
         return Address.parse(text)
     except ValueError as error:
         raise InvalidInputError(
-            f"{setting} is {text!r}, which is not host:port.",
+            f"{setting} is {text!r}, which is neither host:port nor unix:PATH.",
             which=setting,
             next_step="Set it to a host and a port, such as 127.0.0.1:7080.",
         ) from error
@@ -87,6 +87,6 @@ def _address(setting: str, text: str) -> Address:
 
 def _reachable(listen: Address, own: Address | None) -> Address:
     """Whoever listens everywhere is reached where its peers reach it."""
-    if listen.is_wildcard and own is not None:
+    if listen.is_wildcard and own is not None and own.host:
         return Address(own.host, listen.port)
     return listen

@@ -20,7 +20,7 @@ from libs.common.clock import SystemClock
 from libs.common.errors import BasaltError, PreconditionError
 from libs.common.kafka import KafkaAccess
 from libs.common.revocations import Revocations
-from libs.common.runtime import Part, Service, ended
+from libs.common.runtime import Part, Service, ended, lasting
 from libs.common.tls import TLS, ServerTls, tls_for
 from services.gateway.core.door import ROUTES_FILE
 from services.gateway.core.envoy.clusters import DISPATCHER_SOCKET
@@ -93,7 +93,7 @@ class Serving:
                 which="BASALT_DOOR_FOLDER",
                 next_step="See that the folder exists, may be written, and has a short path.",
             ) from error
-        self._task = asyncio.create_task(self._follow(), name="routes")
+        self._task = lasting(self._follow(), "routes")
         # What lives as long as the process is no garbage collector's business.
         gc.collect()
         gc.freeze()
@@ -108,20 +108,24 @@ class Serving:
             self._look()
 
     def _look(self) -> None:
-        """Takes a new table when one was moved into place; one that is no good is left alone."""
+        """Takes a new table when one was moved into place; one that is no good is left alone.
+
+        So is whatever else is there in its place: the gateway puts back what should be.
+        """
         file = self._folder / ROUTES_FILE
-        with contextlib.suppress(FileNotFoundError):
+        try:
             stat = file.stat()
             seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            if seen == self._seen:
+            if seen == self._seen or not file.is_file():
                 return
             self._seen = seen
-            try:
-                table = Table.read(file.read_text())
-                self.dispatcher.use(table.routing())
-                self.table = table
-            except BasaltError as error:
-                log.warning("routes_refused", error=str(error))
+            table = Table.read(file.read_text(errors="replace"))
+            self.dispatcher.use(table.routing())
+            self.table = table
+        except FileNotFoundError:
+            return
+        except (BasaltError, OSError) as error:
+            log.warning("routes_refused", error=str(error))
 
 
 class Telling:
@@ -134,7 +138,7 @@ class Telling:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=self.name)
+        self._task = lasting(self._run(), self.name)
 
     async def stop(self) -> None:
         await ended(self._task)

@@ -14,7 +14,7 @@ from time import monotonic
 
 import structlog
 
-from libs.common.runtime import ended
+from libs.common.runtime import ended, lasting
 from services.gateway.dispatcher import frames
 from services.gateway.dispatcher.calls import Status
 from services.gateway.dispatcher.connection import (
@@ -312,7 +312,7 @@ class Upstream:
         return sum(len(connection.streams) for connection in self._connections)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._keep_connected(), name="connection to Triton")
+        self._task = lasting(self._keep_connected(), "connection to Triton")
 
     async def close(self) -> None:
         await ended(self._task)

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from libs.common.errors import DependencyError, InvalidInputError
+from libs.common.unix import http_connection
 from services.gateway.ports import EnvoyStatus
 
 JUDGE_S_MAX = 20.0
@@ -86,9 +87,9 @@ def envoy_binary() -> Path:
 class EnvoyAdmin:
     """Reads Envoy's admin listener; one short request a question."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host = host
-        self._port = port
+    def __init__(self, address: str) -> None:
+        """host:port, or unix:PATH."""
+        self._address = address
 
     async def status(self) -> EnvoyStatus:
         info = json.loads(await self._get("/server_info"))
@@ -107,7 +108,7 @@ class EnvoyAdmin:
             raise self._absent("it does not answer") from error
 
     def _get_now(self, path: str) -> str:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=ASK_S_MAX)
+        connection = http_connection(self._address, ASK_S_MAX)
         with contextlib.closing(connection):
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -120,5 +121,5 @@ class EnvoyAdmin:
             f"Envoy is not serving: {why}.",
             which="envoy",
             next_step="Whoever started it brings it back; its log says why it ended.",
-            inside=f"{self._host}:{self._port}",
+            inside=self._address,
         )

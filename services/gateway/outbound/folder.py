@@ -9,6 +9,9 @@ from pathlib import Path
 from libs.common.errors import DependencyError
 from libs.common.files import PRIVATE, PRIVATE_FOLDER
 
+# No file of ours begins so.
+DAMAGED = "�"
+
 
 class DiskDoorFolder:
     def __init__(self, folder: Path) -> None:
@@ -24,17 +27,26 @@ class DiskDoorFolder:
             raise self._failed(self._folder, PermissionError("no right to write"))
 
     def read(self, name: str) -> str | None:
+        """Its text; None where there is none, and another text than any of ours of what is no file
+        or cannot be read: it is to be replaced.
+        """
+        file = self._folder / name
         try:
-            return (self._folder / name).read_text()
+            # What waits at its opening, as a pipe does, is not opened.
+            return file.read_text(errors="replace") if file.is_file() else _else(file)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise self._failed(self._folder / name, error) from error
+        except OSError:
+            return DAMAGED
 
     def replace(self, name: str, content: str) -> None:
+        """Whatever is there instead of a file is set aside; a folder that has gone is made anew."""
         target = self._folder / name
         partial = target.with_name(f".{name}.{os.getpid()}")
         try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+            if target.is_dir() and not target.is_symlink():
+                _set_aside(target)
             with partial.open("w") as file:
                 os.fchmod(file.fileno(), PRIVATE)
                 file.write(content)
@@ -63,3 +75,14 @@ class DiskDoorFolder:
             next_step="See that BASALT_DOOR_FOLDER exists, may be written, and has room.",
             inside=f"{path}: {error}",
         )
+
+
+def _else(path: Path) -> str | None:
+    return DAMAGED if path.is_symlink() or path.exists() else None
+
+
+def _set_aside(folder: Path) -> None:
+    """One folder a name is kept: whoever put it there finds it."""
+    aside = folder.with_name(f"{folder.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)

@@ -16,6 +16,7 @@ from libs.common import journal
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError
 from libs.common.events import ForeignModelFound
+from libs.common.history import Mended
 from libs.common.identity import PLATFORM
 from libs.common.journal import Change, Journal
 from libs.common.stores.ports import Entry
@@ -44,7 +45,8 @@ class Finding:
 
 
 class Alarms:
-    def __init__(self, journal: Journal, clock: Clock, auditor: Auditor) -> None:
+    def __init__(self, journal: Journal, clock: Clock, auditor: Auditor, mended: Mended) -> None:
+        self._mended = mended
         self._journal = journal
         self._clock = clock
         self._auditor = auditor
@@ -75,6 +77,9 @@ class Alarms:
         if (told := (tenant, finding.name)) in recent or len(recent) >= TOLD_A_MINUTE_MAX:
             return
         self._told_at.append((now, told))
+        self._mended.mended(
+            "triton", "foreign model", f"{finding.name} is taken out: {finding.what}"
+        )
         self._waiting.append((finding, tenant))
 
     async def tell(self) -> None:

@@ -14,6 +14,7 @@ import structlog
 
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError
+from libs.common.history import Mended
 from services.inference.ports import ForeignModelError, Loaded, ModelServer, SilentModelError
 
 # A model is asked again after this; one that is new, or began to count anew, at once.
@@ -27,8 +28,12 @@ log = structlog.get_logger(__name__)
 class Inspection:
     """`look` begins what is due and returns at once; what it found is there when it has ended."""
 
-    def __init__(self, server: ModelServer, clock: Clock, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, server: ModelServer, clock: Clock, mended: Mended, ended: Callable[[], None]
+    ) -> None:
         self._server = server
+        self._mended = mended
+        self._silent_since: dict[str, float] = {}
         self._clock = clock
         self._ended = ended
         self._proven: dict[str, Loaded] = {}
@@ -51,12 +56,22 @@ class Inspection:
 
     def take(self, name: str, loaded: Loaded) -> None:
         """This service loaded it a moment ago."""
+        since = self._silent_since.get(name)
         self.forget(name)
+        if since is not None:
+            took_s = self._clock.monotonic() - since
+            self._mended.mended("triton", "loaded again", f"{name} answers again.", took_s)
         self._proven[name] = loaded
         self._examined_at[name] = self._clock.monotonic()
 
     def forget(self, name: str) -> None:
-        for known in (self._proven, self._examined_at, self._executions, self.silent):
+        for known in (
+            self._proven,
+            self._examined_at,
+            self._executions,
+            self._silent_since,
+            self.silent,
+        ):
             known.pop(name, None)
         self._reset.discard(name)
 
@@ -97,7 +112,9 @@ class Inspection:
             elif self._proven.get(name) is before:
                 self._proven.pop(name, None)
                 self.silent[name] = str(error)
+                self._silent_since[name] = self._clock.monotonic()
                 log.warning("model_silent", name=name, problem=str(error))
+                self._mended.fault("triton", "model silent", f"{name}: {error}")
         except BasaltError as error:
             # It was unloaded meanwhile, or Triton is away: the next look decides.
             log.info("not_examined", name=name, error=str(error))

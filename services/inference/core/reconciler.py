@@ -27,6 +27,7 @@ from libs.common.errors import (
     IntegrityError,
     InternalError,
 )
+from libs.common.history import Mended
 from libs.common.journal import Journal
 from libs.common.runtime import Loop
 from libs.common.stores.ports import Entry
@@ -79,6 +80,7 @@ class Reconciler:
         artifacts: Artifacts,
         clock: Clock,
         alarms: Alarms,
+        mended: Mended,
         *,
         keep_versions: int = 2,
         unload_delay_s: float = UNLOAD_DELAY_S,
@@ -92,7 +94,7 @@ class Reconciler:
         self._unload_delay_s = unload_delay_s
         self._loop = Loop("reconciler", self.round, ROUND_S)
         self._loads_at_once = asyncio.Semaphore(LOADS_AT_ONCE_MAX)
-        self._inspection = Inspection(server, clock, self._loop.wake)
+        self._inspection = Inspection(server, clock, mended, self._loop.wake)
         self._histories: dict[str, list[Revision]] = {}
         self._verification = Verification(journal, artifacts, clock)
         # What Triton holds at this moment, and the part of it that this code put there, that

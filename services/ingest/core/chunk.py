@@ -356,7 +356,8 @@ def _occurred_us(record: UpstreamRecord) -> int:
 
 
 def _json(value: Any) -> bytes:
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    """A copy, as orjson's own answer keeps 4 KB however short it is, and many are held."""
+    return bytes(memoryview(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)))
 
 
 def _framed(checked: Checked, own: dict[str, list[Any]]) -> pl.DataFrame:

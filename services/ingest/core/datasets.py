@@ -76,14 +76,11 @@ class _Fresh:
 
 @dataclass(frozen=True, slots=True)
 class Datasets:
-    """`spool` is the folder for what does not fit in memory while a version is made."""
-
     journal: Journal
     objects: ObjectStore
     clock: Clock
     sources: Sources
     streams: Streams
-    spool: Path | None = None
 
     async def seal(
         self, tenant: str, name: str, cause: str, by: str
@@ -192,7 +189,7 @@ class Datasets:
     ) -> Change:
         before = version_of(latest).sealed if latest else None
         name, number = terms.contract.name, (latest.version if latest else 0) + 1
-        with tempfile.TemporaryDirectory(dir=self.spool, prefix="seal-") as folder:
+        with tempfile.TemporaryDirectory(prefix="seal-") as folder:
             parts = await self._fetch(tenant, before, fresh, Path(folder))
             made = await asyncio.to_thread(assemble, terms.contract, parts, Path(folder))
             rows = await store_file(self.objects, tenant, KIND, made.rows)

@@ -14,6 +14,8 @@ RECORD_BYTES_MAX = MEBIBYTE
 OVERSIZED_BYTES_KEPT = 64 * 1024
 # A row has two levels: its columns, and a value with its unit.
 JSON_DEPTH_MAX = 32
+# Of an upload.
+ROWS_MAX = 10_000_000
 CHUNK_ROWS_MAX = 20_000
 CHUNK_BYTES_MAX = 8 * MEBIBYTE
 # Rows are opened so many at a time: as Python's objects they may take 25 times their bytes.

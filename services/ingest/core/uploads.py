@@ -23,6 +23,7 @@ from services.ingest.core.limits import (
     CHUNK_BYTES_MAX,
     CHUNK_ROWS_MAX,
     RECORD_BYTES_MAX,
+    ROWS_MAX,
     SLICE_BYTES_MAX,
 )
 from services.ingest.core.objects import store_file
@@ -31,7 +32,6 @@ from services.ingest.core.streams import UPLOAD, Streams, change, committed, pos
 from services.ingest.ports import ParquetReader
 
 RECORDS_A_MESSAGE_MAX = 10_000
-ROWS_MAX = 10_000_000
 KEY_CHARACTERS_MAX = 128
 MICROSECONDS = 1_000_000
 
@@ -45,7 +45,7 @@ class Summary:
 
 
 @dataclass(slots=True)
-class _Spooled:
+class Spooled:
     """Chunks of an upload that wait in a folder until all of it is there."""
 
     folder: Path
@@ -67,8 +67,6 @@ class _Spooled:
 
 @dataclass(frozen=True, slots=True)
 class Uploads:
-    """`spool` is the folder where an upload waits until it is complete; None: the system's own."""
-
     journal: Journal
     objects: ObjectStore
     clock: Clock
@@ -76,7 +74,6 @@ class Uploads:
     streams: Streams
     notice: Notice
     parquet: ParquetReader
-    spool: Path | None = None
 
     async def take_records(
         self, tenant: str, source: str, key: str, by: str, parts: AsyncIterator[Sequence[bytes]]
@@ -88,8 +85,8 @@ class Uploads:
         if earlier is not None:
             return earlier
         now = self.clock.now()
-        with _folder(self.spool) as folder:
-            spooled = _Spooled(folder)
+        with _folder() as folder:
+            spooled = Spooled(folder)
             waiting: list[FileRow] = []
             async for records in parts:
                 _check_part(records)
@@ -119,12 +116,12 @@ class Uploads:
         if earlier is not None:
             return earlier
         now = self.clock.now()
-        with _folder(self.spool) as folder:
+        with _folder() as folder:
             path = folder / "file"
             await _receive(path, parts)
-            spooled = _Spooled(folder)
+            spooled = Spooled(folder)
             with contextlib.closing(read_rows(path, format_, terms.contract, self.parquet)) as rows:
-                while await asyncio.to_thread(_gather_some, terms, key, now, spooled, rows):
+                while await asyncio.to_thread(gather_some, terms, key, now, spooled, rows):
                     pass
             if not spooled.rows:
                 raise InvalidInputError(
@@ -148,7 +145,7 @@ class Uploads:
         return _summary(entry, repeated=True) if entry is not None else None
 
     async def _commit(
-        self, tenant: str, source: str, key: str, by: str, terms: Terms, spooled: _Spooled
+        self, tenant: str, source: str, key: str, by: str, terms: Terms, spooled: Spooled
     ) -> Summary:
         chunks = await self._store(tenant, "chunk", spooled.chunks)
         held = await self._store(tenant, "held", spooled.held)
@@ -184,11 +181,10 @@ class Uploads:
 
 
 @contextlib.contextmanager
-def _folder(spool: Path | None) -> Iterator[Path]:
+def _folder() -> Iterator[Path]:
+    """Where an upload waits until it is complete."""
     # A caller that goes away leaves a thread behind that may still write: nothing to fail for.
-    with tempfile.TemporaryDirectory(
-        dir=spool, prefix="upload-", ignore_cleanup_errors=True
-    ) as folder:
+    with tempfile.TemporaryDirectory(prefix="upload-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
@@ -222,8 +218,8 @@ def _check_part(records: Sequence[bytes]) -> None:
         )
 
 
-def _gather_some(
-    terms: Terms, key: str, now: datetime, spooled: _Spooled, rows: Iterator[FileRow]
+def gather_some(
+    terms: Terms, key: str, now: datetime, spooled: Spooled, rows: Iterator[FileRow]
 ) -> bool:
     """The next chunk of a file; False when there was none left."""
     gathering = Gathering(terms.checker)
@@ -251,14 +247,14 @@ def _some(rows: Iterator[FileRow], count_max: int) -> list[FileRow]:
 
 
 def _gather(
-    terms: Terms, key: str, now: datetime, spooled: _Spooled, rows: Sequence[FileRow]
+    terms: Terms, key: str, now: datetime, spooled: Spooled, rows: Sequence[FileRow]
 ) -> None:
     gathering = Gathering(terms.checker)
     gathering.add_rows(_numbered(key, now, spooled, rows))
     spooled.add(gathering.finish())
 
 
-def _numbered(key: str, now: datetime, spooled: _Spooled, rows: Sequence[FileRow]) -> list[Row]:
+def _numbered(key: str, now: datetime, spooled: Spooled, rows: Sequence[FileRow]) -> list[Row]:
     """The rows that come next in an upload, as those they are. Raises LimitError."""
     spooled.bytes += _weight(rows)
     if spooled.rows + len(rows) > ROWS_MAX or spooled.bytes > FILE_BYTES_MAX:

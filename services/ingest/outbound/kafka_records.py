@@ -21,11 +21,12 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from libs.common import flow
 from libs.common.consuming import ConfinedConsumer
 from libs.common.errors import BasaltError, ConflictError, NotFoundError
+from libs.common.history import Mended
 from libs.common.kafka import HEARTBEAT_MS, SESSION_MS, KafkaAccess
 from libs.common.positions import Judged, judge
 from libs.common.proof import UNKNOWN_EPOCH, Proof
 from libs.common.publishing import stopped
-from libs.common.runtime import ended
+from libs.common.runtime import ended, lasting
 from libs.common.unreadable import Unreadable, unreadable
 from services.ingest.core.intake import Intake
 from services.ingest.outbound.partition import (
@@ -61,7 +62,8 @@ class KafkaRecords(ConsumerRebalanceListener):
 
     name = "records"
 
-    def __init__(self, access: KafkaAccess, intake: Intake) -> None:
+    def __init__(self, access: KafkaAccess, intake: Intake, mended: Mended) -> None:
+        self._mended = mended
         self._access = access
         self._intake = intake
         self._partitions: dict[TopicPartition, Partition] = {}
@@ -84,7 +86,7 @@ class KafkaRecords(ConsumerRebalanceListener):
 
     async def start(self) -> None:
         gc.set_threshold(*COLLECT_AFTER_OBJECTS)
-        self._task = asyncio.create_task(self._live(), name="records")
+        self._task = lasting(self._live(), "records")
 
     async def stop(self) -> None:
         """What is buffered is committed if that is quick; else it will be read again."""
@@ -199,6 +201,7 @@ class KafkaRecords(ConsumerRebalanceListener):
             log.error("log_changed", topic=place.topic, partition=place.partition, kind=judged.kind)
             self._gaps[place] = _changed(place, judged, state.next_offset)
             position = await self._intake.restart(position, judged.offset, judged.proof)
+            self._mended.mended("kafka", "log changed", self._gaps[place])
         consumer.seek(place, judged.offset)
         partition.position, partition.topic_id = position, judged.proof.topic_id
         if judged.kind == "expired":

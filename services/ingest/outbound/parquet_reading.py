@@ -23,7 +23,12 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from services.ingest.core.limits import MEBIBYTE, RECORD_BYTES_MAX, ROW_GROUP_BYTES_MAX
+from services.ingest.core.limits import (
+    MEBIBYTE,
+    RECORD_BYTES_MAX,
+    ROW_GROUP_BYTES_MAX,
+    ROWS_MAX,
+)
 
 # With what Python and pyarrow take for themselves it stays below INTAKE_BYTES_MAX.
 MEMORY_BYTES_MAX = 160 * MEBIBYTE
@@ -84,6 +89,11 @@ def _lines(pq: Any, path: Path) -> Iterator[bytes]:
                     f"Its column {field.name[:100]!r} is a {str(field.type)[:100]}.",
                     "A column holds single values: write them as columns of their own.",
                 )
+        if metadata.num_rows > ROWS_MAX:
+            raise RefusedError(
+                f"It has {metadata.num_rows} rows; an upload has at most {ROWS_MAX}.",
+                "Send it as several uploads; nothing of it was taken.",
+            )
         for at in range(metadata.num_row_groups):
             size = metadata.row_group(at).total_byte_size
             if size > ROW_GROUP_BYTES_MAX:

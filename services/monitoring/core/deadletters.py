@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from services.monitoring.ports import Meters
 
 KIND = "deadletter"
+ANOTHERS = "Members of its tenant see what it says and what was wrong with it."
 BODY_SHOWN_BYTES = 16 * 1024
 HEADER_CHARACTERS_MAX = 4_000
 HEADERS_MAX = 64
@@ -160,7 +161,10 @@ class DeadLetters:
     async def page(
         self, tenant: str, topic: str, size: int, token: str
     ) -> tuple[list[DeadLetter], str]:
-        """By topic and place, and the token of the next page. The platform sees every tenant's."""
+        """By topic and place, and the token of the next page.
+
+        The platform sees that there are every tenant's; what they say is their tenant's own.
+        """
         of = None if tenant == PLATFORM else tenant
         after = self._after(tenant, token)
         letters: list[DeadLetter] = []
@@ -170,7 +174,7 @@ class DeadLetters:
                 if not topic or _kept(entry).topic == topic:
                     if len(letters) == size:
                         return letters, letters[-1].id
-                    letters.append(_letter(entry))
+                    letters.append(_letter(entry, tenant))
             if len(entries) <= size:
                 return letters, ""
             after = entries[-1].aggregate
@@ -199,7 +203,7 @@ class Replay:
         found = await self._find(tenant, letter_id)
         letter = _kept(found)
         if letter.replayed:
-            return _letter(found), found.cause != cause
+            return _letter(found, tenant), found.cause != cause
         told = self._told(found, letter)
 
         async def decide(latest: Entry | None) -> Change | None:
@@ -210,7 +214,7 @@ class Replay:
             return Change("DeadLetterReplayed", replayed.model_dump(mode="json"), (told,))
 
         entry = await self.journal.decide(found.aggregate, cause, by, decide)
-        return _letter(entry), entry.cause != cause
+        return _letter(entry, tenant), entry.cause != cause
 
     def _told(self, found: Entry, letter: Letter) -> LetterReplayed:
         now, topic = self.clock.now(), flow.BY_NAME.get(letter.topic)
@@ -266,15 +270,16 @@ def _kept(entry: Entry) -> Letter:
     return Letter.model_validate(entry.state)
 
 
-def _letter(entry: Entry) -> DeadLetter:
-    letter = _kept(entry)
+def _letter(entry: Entry, tenant: str) -> DeadLetter:
+    """As `tenant` is told it: a fault of the platform's has to be found, what it met has not."""
+    letter, own = _kept(entry), entry.tenant == tenant
     return DeadLetter(
         id=f"{entry.tenant}/{entry.name}",
         topic=letter.topic,
         consumer=letter.consumer,
-        error=letter.error,
+        error=letter.error if own else ANOTHERS,
         attempts=letter.attempts,
-        body=base64.b64decode(letter.body_start),
+        body=base64.b64decode(letter.body_start) if own else b"",
         size_bytes=letter.size_bytes,
         at=letter.at,
         replayed=letter.replayed,

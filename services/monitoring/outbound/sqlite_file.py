@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
+
 from libs.common.errors import DependencyError
-from libs.common.stores.sqlite import connected
+from libs.common.stores.sqlite import Place, connected
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 class SqliteFile:
@@ -26,6 +30,7 @@ class SqliteFile:
         self._opening, self._writing = threading.Lock(), threading.Lock()
         self._reading = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+        self._place = Place(path)
         self._closed = False
 
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -33,11 +38,17 @@ class SqliteFile:
         with self._opening:
             if self._closed:
                 raise sqlite3.OperationalError("it is closed")
+            if self._connections is not None and self._place.is_lost():
+                # It can be made anew; what was in it is where somebody moved it.
+                log.warning("store_made_anew", store=self._which)
+                with self._writing, self._reading:
+                    self._disconnect()
             if self._connections is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 writer = connected(self._path, self._synchronous)
                 writer.executescript(self._schema)
                 self._connections = writer, connected(self._path, self._synchronous)
+                self._place = Place(self._path)
             return self._connections
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -78,9 +89,12 @@ class SqliteFile:
     def _close(self) -> None:
         with self._opening, self._writing, self._reading:
             self._closed = True
-            for connection in self._connections or ():
-                connection.close()
-            self._connections = None
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        for connection in self._connections or ():
+            connection.close()
+        self._connections = None
 
     def _unavailable(self, error: Exception) -> DependencyError:
         full = "full" in str(error)

@@ -14,7 +14,7 @@ import structlog
 
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError, LimitError
-from libs.common.runtime import ended
+from libs.common.runtime import ended, lasting
 from services.monitoring.core.spans import SPANS_WAITING_MAX, Span, TraceSummary
 from services.monitoring.outbound.sqlite_file import SqliteFile
 
@@ -88,7 +88,7 @@ class SqliteTraces:
     async def start(self) -> None:
         """Raises DependencyError when the file cannot be opened."""
         await self.prune()
-        self._task = asyncio.create_task(self._run(), name="traces")
+        self._task = lasting(self._run(), "traces")
 
     async def stop(self) -> None:
         await ended(self._task)

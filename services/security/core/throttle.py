@@ -107,7 +107,10 @@ class Throttle:
             if wait_s <= 0 and not count.judging:
                 return
         raise LimitError(
-            f"{count.wrong} wrong passwords came from this address.",
+            f"{count.wrong} wrong passwords came from this address, and {count.judging} more are"
+            " being checked at this moment."
+            if count.judging
+            else f"{count.wrong} wrong passwords came from this address.",
             which="WRONG_PASSWORDS_MAX",
             next_step=f"Try again in {max(1, round(wait_s))} s.",
         )

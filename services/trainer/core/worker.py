@@ -12,6 +12,7 @@ from libs.common import telemetry
 from libs.common.errors import BasaltError
 from libs.common.identity import acting_for
 from libs.common.journal import Journal
+from libs.common.runtime import lasting
 from libs.common.stores.ports import Entry
 from services.trainer.core import jobs
 from services.trainer.core.attempt import Attempt, Tools
@@ -58,7 +59,7 @@ class Worker:
 
     async def start(self) -> None:
         self.journal.listen(self._notice)
-        self._loop = asyncio.create_task(self._run(), name="worker")
+        self._loop = lasting(self._run(), "worker")
 
     async def stop(self) -> None:
         """Kills the training processes; their jobs go back into the queue."""

@@ -103,6 +103,17 @@ async def test_long_headers_harm_nobody_else(shared_door: Door) -> None:
                     await outcome(call)  # Answered or refused: that is theirs alone.
 
 
+@pytest.mark.parametrize("size", [7_000, 9_000, 12_000, 15_000])
+async def test_headers_within_the_limit_are_taken_wherever_a_call_goes(
+    shared_door: Door, size: int
+) -> None:
+    metadata = (*shared_door.bearer(), ("x-junk", "j" * size))
+    async with shared_door.inference() as stub:
+        await stub.ModelInfer(request([[1, 2]]), metadata=metadata, timeout=20)
+        await stub.ModelReady(pb.ModelReadyRequest(name="double"), metadata=metadata, timeout=20)
+        await stub.ServerLive(pb.ServerLiveRequest(), metadata=metadata, timeout=20)
+
+
 async def test_a_long_path_is_told_in_few_words(shared_door: Door) -> None:
     def ask(path: str) -> tuple[int, str]:
         asked = urllib.request.Request(

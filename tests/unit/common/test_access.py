@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc.aio
 import pytest
+from google.protobuf.message import Message
 
 from libs.common import access as access_module
 from libs.common.access import AccessWatch, ServiceTokens, audit_writer, verify_by
@@ -18,7 +19,7 @@ from libs.common.auditing import Auditing
 from libs.common.clock import SystemClock
 from libs.common.errors import DependencyError, UnauthenticatedError
 from libs.common.identity import Caller, TokenVerifier, acting_for
-from libs.common.pb.basalt.v1 import ingest_pb2, security_pb2_grpc
+from libs.common.pb.basalt.v1 import gateway_pb2, ingest_pb2, monitoring_pb2, security_pb2_grpc
 from libs.common.pb.basalt.v1 import security_pb2 as pb
 from libs.common.redaction import REQUEST_CHARACTERS_MAX, resource_of, without_secrets
 from libs.common.rpc import Peers
@@ -66,6 +67,8 @@ class Security(security_pb2_grpc.IdentityServiceServicer, security_pb2_grpc.Audi
     async def AppendAudit(self, request: Any, context: Any) -> Any:  # noqa: N802
         if self.away:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        if request.tenant == "unknown":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such tenant")
         self.audited.append(request)
         return pb.AppendAuditResponse(record=pb.AuditRecord(sequence=len(self.audited)))
 
@@ -218,6 +221,39 @@ async def test_what_is_audited_says_who_what_and_about_which() -> None:
         await audit.tell_all()
 
         assert (security.audited[1].decision, security.audited[1].outcome_of) == ("failed", 1)
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda tenant: pb.CreateTenantRequest(tenant=tenant),
+        lambda tenant: gateway_pb2.PutLimitsRequest(limits=gateway_pb2.Limits(tenant=tenant)),
+        lambda tenant: monitoring_pb2.ReplayDeadLetterRequest(id=f"{tenant}/a-0-1"),
+    ],
+    ids=["tenant", "limits", "id"],
+)
+async def test_what_is_done_to_another_tenant_is_in_its_log_too(
+    request_of: Callable[[str], Message],
+) -> None:
+    async with serving() as (security, peers):
+        audit = Auditing(audit_writer(peers), SystemClock())
+
+        asked = await audit.asked(ADA, "Method", request_of("umbrella"), "permitted")
+        audit.ended(asked, "OK")
+        await audit.tell_all()
+
+        logs = [(each.tenant, each.actor, each.decision) for each in security.audited]
+        assert logs == [
+            *(("acme", "ada", "permitted"), ("umbrella", "acme/ada", "permitted")),
+            *(("acme", "ada", "done"), ("umbrella", "acme/ada", "done")),
+        ]
+        assert [each.outcome_of for each in security.audited[2:]] == [1, 2]
+
+        # Which tenants there are is not for who asks to know.
+        for tenant in ("unknown", "acme", ""):
+            security.audited.clear()
+            await audit.asked(ADA, "Method", request_of(tenant), "refused")
+            assert [each.tenant for each in security.audited] == ["acme"]
 
 
 async def test_without_the_audit_log_the_call_is_refused() -> None:

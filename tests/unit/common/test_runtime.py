@@ -88,6 +88,15 @@ async def test_a_part_that_does_not_come_up_is_named() -> None:
     assert line.startswith("tested cannot start: start-hangs did not start within 3 s.")
 
 
+async def test_a_task_that_fails_ends_the_service_so_that_it_is_started_again_whole() -> None:
+    ended = await live("a", "task-fails", until="nothing")
+
+    assert ended.code == 1
+    assert ended.told == ["start a", "start task-fails", "serving", "stop task-fails", "stop a"]
+    assert ended.plain == ["tested ends: its task task-fails failed, as logged."]
+    assert "ZeroDivisionError" in ended.errors
+
+
 async def test_a_signal_during_the_start_is_heard() -> None:
     ended = await live("a", "start-hangs", "c", until="start start-hangs")
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from libs.common.clock import SystemClock
 from libs.common.errors import DependencyError, InvalidInputError, PreconditionError
+from libs.common.history import Mended
 from services.gateway.core.door import Door
 from services.gateway.core.envoy.inputs import Access
 from services.gateway.core.following import EnvoyFollower, RouteFollower
@@ -23,6 +25,7 @@ VARIANT = RoutedVariant(internal_name="acme--m--v1", version=1, manifest_sha256=
 ROUTE = RoutedModel(tenant="acme", model="m", revision=1, variants=(VARIANT,), batch_size_max=8)
 OTHER_KEYS = tuple(KeyRing("other").jwks()["keys"])
 TABLE = Table(version=5, routes=(ROUTE,))
+MENDED = Mended("gateway", SystemClock())
 
 
 class MemoryFolder:
@@ -60,10 +63,10 @@ class Bench:
 
     def __init__(self) -> None:
         self.folder, self.judge = MemoryFolder(), Judge()
-        self.door = Door(the_site(), self.judge, self.folder)
+        self.door = Door(the_site(), self.judge, self.folder, MENDED)
 
     def again(self) -> Door:
-        self.door = Door(the_site(), self.judge, self.folder)
+        self.door = Door(the_site(), self.judge, self.folder, MENDED)
         return self.door
 
     @property

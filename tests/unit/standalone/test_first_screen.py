@@ -17,8 +17,8 @@ DOOR = f"127.0.0.1:{PORT}"
 
 
 def shown(home: Home, columns: int, port: int = PORT) -> list[str]:
-    chosen = {"--port": port, "--kafka-port": 9_092}
-    edition = Edition(stages=(), door=DOOR, kafka="127.0.0.1:9092", chosen_ports=chosen)
+    ports = {"door": port, "kafka": 9_092}
+    edition = Edition(stages=(), door=DOOR, kafka="127.0.0.1:9092", ports=ports)
     console = Console(file=StringIO(), width=columns)
     show_first_screen(console, home, edition, 12.3)
     assert isinstance(console.file, StringIO)

@@ -50,7 +50,7 @@ class Small:
             stages=((a, b), (c,), (d,)),
             door="",
             kafka="",
-            chosen_ports={"--port": free_ports(1)[0]},
+            ports={"door": free_ports(1)[0]},
         )
         # The door is what the last process opens; /ready is Envoy's own.
         door = self.processes["d"]
@@ -279,14 +279,25 @@ async def test_kill_ends_a_stop_that_takes_long(small: Small) -> None:
     assert small.running() == []
 
 
-async def test_port_in_use_is_refused_before_anything_starts(small: Small) -> None:
+@pytest.mark.parametrize(
+    ("listener", "way_out"),
+    [
+        ("door", "`basalt up --port PORT`"),
+        ("kafka", "`basalt up --kafka-port PORT`"),
+        ("metrics", "ports.json; new ones"),
+        ("otlp_http", "ports.json; new ones"),
+    ],
+)
+async def test_port_in_use_is_refused_before_anything_starts(
+    small: Small, listener: str, way_out: str
+) -> None:
     taken = int(small.processes["a"].environment["BASALT_TEST_PORT"])
-    edition = replace(small.edition, chosen_ports={"--kafka-port": taken})
+    edition = replace(small.edition, ports={listener: taken})
     other = await asyncio.start_server(lambda *_: None, "127.0.0.1", taken)
     async with other:
-        with pytest.raises(ServerError, match=f"the port {taken} is in use") as raised:
+        with pytest.raises(ServerError, match=f"the port {taken} of {listener} is in") as raised:
             await small.supervise(edition).start()
-    assert "`basalt up --kafka-port PORT`" in raised.value.next_step
+    assert way_out in raised.value.next_step
     assert small.starts("a") == []
     assert not small.home.has_ports()
 
@@ -312,6 +323,24 @@ def test_installation_has_one_supervisor_at_a_time(folder: Path) -> None:
         ):
             pass
         assert home.running_pid() == os.getpid()
+    assert home.running_pid() is None
+    with home.claimed():
+        assert home.running_pid() == os.getpid()
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_who_runs_it_is_known_without_the_file_of_its_number(folder: Path, replaced: bool) -> None:
+    home = Home.at(folder)
+    with home.claimed():
+        home.pid_file.unlink()
+        if replaced:
+            home.pid_file.write_text("1")
+        assert home.running_pid() == os.getpid()
+        with (
+            pytest.raises(ServerError, match=f"runs already .process {os.getpid()}"),
+            Home.at(folder).claimed(),
+        ):
+            pass
     assert home.running_pid() is None
     with home.claimed():
         assert home.running_pid() == os.getpid()

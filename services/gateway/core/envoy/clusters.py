@@ -48,6 +48,8 @@ def _cluster(name: str, address: Json, calls_max: int = CALLS_MAX) -> Json:
 
 
 def _remote(name: str, at: Address, site: Site) -> Json:
+    if at.path:
+        return _cluster(name, {"pipe": {"path": at.path}})
     socket = {"socket_address": {"address": at.host, "port_value": at.port}}
     cluster = _cluster(name, socket)
     if not _is_ip(at.host):

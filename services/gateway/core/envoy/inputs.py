@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from libs.common.unix import path_of
 from services.gateway.core.limits import Effective
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
+    """A host and a port, or the path of a Unix socket."""
+
     host: str
     port: int
+    path: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """ "host:port". Raises ValueError."""
+        """ "host:port", or "unix:PATH". Raises ValueError."""
+        if path := path_of(text):
+            return cls("", 0, str(path))
         host, _, port = text.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-            raise ValueError(f"{text!r} is not host:port.")
+            raise ValueError(f"{text!r} is neither host:port nor unix:PATH.")
         return cls(host.strip("[]"), int(port))
 
     @property
