@@ -142,16 +142,18 @@ class Keeper:
             return ""
         if self._process.is_halted():
             return self._silences.stopped()
-        if await self._answers():
+        answers = await self._answers()
+        if answers:
             self._silences.forget()
             return ""
-        return self._silences.another()
+        return self._silences.another(late=answers is None)
 
-    async def _answers(self) -> bool:
+    async def _answers(self) -> bool | None:
+        """None when it is late; False when it can be known at once, as by a socket that is gone."""
         try:
             return await asyncio.wait_for(in_thread(self._process.answers), PROBE_S_MAX)
         except TimeoutError:
-            return False
+            return None
 
     async def _wait_for_earlier(self) -> None:
         # Each comes back within EARLIER_S_MAX, or is waited for no longer.
@@ -209,14 +211,18 @@ class Silences:
         self._monotonic = monotonic
         self._count = 0
         self._stopped = 0
+        self._late = False
         self._borne = SILENCES_MAX
         self._answering_since = monotonic()
 
-    def another(self) -> str:
-        """Why that was too many; "" when it was not."""
+    def another(self, *, late: bool = True) -> str:
+        """Why that was too many; "" when it was not. Who is not late is not slow either."""
         self._stopped = 0
         self._count += 1
-        borne = self._borne * (2 if self._load() > LOAD_MAX else 1)
+        self._late = self._late or late
+        borne = SILENCES_MAX
+        if self._late:
+            borne = self._borne * (2 if self._load() > LOAD_MAX else 1)
         if self._count < borne:
             return ""
         return f"It lives, and has left {self._count} calls in a row unanswered."
@@ -234,12 +240,14 @@ class Silences:
         elif self._monotonic() - self._answering_since > PATIENT_S:
             self._borne = SILENCES_MAX
         self._count = self._stopped = 0
+        self._late = False
 
     def bear_more(self) -> None:
         """It is brought back: if it is soon silent again, it is rather slow than hung."""
-        if not self._stopped:
+        if not self._stopped and self._late:
             self._borne = min(self._borne * 2, SILENCES_MAX_MAX)
         self._count = self._stopped = 0
+        self._late = False
         self._answering_since = self._monotonic()
 
 

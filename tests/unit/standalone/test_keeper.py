@@ -72,6 +72,18 @@ def test_a_stopped_process_is_known_soon_and_is_not_slow() -> None:
     assert machine.until_given_up() == SILENCES_MAX
 
 
+def test_a_process_that_refuses_at_once_is_not_slow() -> None:
+    """As one whose socket was removed: it is brought back as soon as the first time, each time."""
+    machine = Machine(load=100.0)
+    for _ in range(5):
+        said = [machine.silences.another(late=False) for _ in range(SILENCES_MAX)]
+        assert said[:-1] == [""] * (SILENCES_MAX - 1)
+        assert said[-1]
+        machine.silences.bear_more()
+    machine.load = 0.0
+    assert machine.until_given_up() == SILENCES_MAX
+
+
 def test_a_hung_process_is_seen_within_seconds() -> None:
     # On a quiet machine; each call is given up after less than two seconds.
     assert STOPPED_LOOKS_MAX * PROBE_EVERY_S <= 2.0
