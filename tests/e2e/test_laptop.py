@@ -212,7 +212,8 @@ def test_port_in_use(up: Up, option: str) -> None:
     port = int(up.options[up.options.index(option) + 1])
     with socket.create_server((LOOPBACK, port)):
         said = refusal(up)
-    assert f"The port {port} is in use by another process." in said
+    listener = {"--port": "door", "--kafka-port": "kafka"}[option]
+    assert f"The port {port} of {listener} is in use by another process." in said
     assert f"`basalt up {option} PORT`" in said
 
 
