@@ -43,6 +43,12 @@ def stop(root: Path | None, *, purge: bool) -> Ended:
     """Raises ServerError when it does not stop, or cannot be removed."""
     home = Home((root or default_root()).expanduser().absolute())
     pid = home.running_pid()
+    if pid is None and home.is_claimed():
+        raise ServerError(
+            "basalt",
+            f"the installation runs, and {home.pid_file} does not say in which process",
+            "end it where it was started, by Ctrl-C",
+        )
     if pid is None and not home.pid_file.exists():
         return Ended(str(home.root), existed=False, stopped=False, purged=False)
     if pid is not None:

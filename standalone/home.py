@@ -28,17 +28,21 @@ MASTER_KEY_BYTES = 32
 CREDENTIAL_BYTES = 32
 # A Unix socket's path has 108 bytes in Linux; those in the home have up to 25 more.
 HOME_BYTES_MAX = 75
+# What means something else in a gRPC address.
+ODD = "%?#"
 # What a new installation takes with a first small model; a start with less would end half done.
 FREE_BYTES_MIN = 512 * 1024 * 1024
 # Each keeps the ports that nobody else needs to know in its own folder.
 SERVERS = ("kafka",)
 SOCKETS = "sockets"
+BEGAN = "began"
 # The listeners that others than our own processes reach, and Triton, which posts its spans by HTTP
 # and to no Unix socket.
 PORTS = ("door", "kafka", "metrics", "otlp_http")
 # Everything that lies in the folder. What is not listed here is not ours, and is never removed.
 CONTENTS = (
     "basalt.pid",
+    BEGAN,
     "checkpoints",
     "door",
     "envoy",
@@ -95,6 +99,13 @@ class Home:
                 "basalt",
                 f"the folder {root} has too long a path for the sockets in it",
                 f"choose one of at most {HOME_BYTES_MAX} characters in BASALT_HOME",
+            )
+        if odd := sorted(set(str(root)) & set(ODD)):
+            raise ServerError(
+                "basalt",
+                f"the folder {root} has {' and '.join(map(repr, odd))} in its path, by which no"
+                " socket can be reached",
+                "choose another one in BASALT_HOME",
             )
         try:
             privacy.require_safe_parents(root)
@@ -221,6 +232,24 @@ class Home:
                 "restore the file from a backup, or begin anew: `basalt down --purge`",
             )
 
+    def require_whole(self) -> None:
+        """Raises ServerError when the journals of an installation that ran are gone altogether."""
+        if self._began.exists() and not (self.root / "journals").exists():
+            raise ServerError(
+                "basalt",
+                f"{self.root / 'journals'} is missing, and the installation has run: what it knows"
+                " is in there",
+                "put the folder back, or begin anew: `basalt down --purge`",
+            )
+
+    def has_begun(self) -> None:
+        """From now on its journals have to be there."""
+        self._began.touch()
+
+    @property
+    def _began(self) -> Path:
+        return self.root / BEGAN
+
     def require_space(self) -> None:
         """Raises ServerError where a start would end in the middle for want of room."""
         free = shutil.disk_usage(self.root).free
@@ -241,6 +270,7 @@ class Home:
         with self._locked(), self.pid_file.open("a+") as file:
             self._lock(file.fileno())
             privacy.close(self.root)
+            self._clear_work()
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -248,6 +278,12 @@ class Home:
                 yield
             finally:
                 file.truncate(0)
+
+    def _clear_work(self) -> None:
+        """Of what jobs of killed processes left, also where earlier releases had them."""
+        for left in (self.root / "work").glob("*"):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -269,6 +305,16 @@ class Home:
                 f" folder {self.root})",
                 "use it, end it with `basalt down`, or choose another folder in BASALT_HOME",
             ) from error
+
+    def is_claimed(self) -> bool:
+        """Whether somebody runs it, be it that their number is not known."""
+        try:
+            with self._locked():
+                return False
+        except ServerError:
+            return True
+        except OSError:
+            return False
 
     def running_pid(self) -> int | None:
         """The supervisor that runs this installation, if one does."""

@@ -154,6 +154,9 @@ class Keeper:
             return await asyncio.wait_for(in_thread(self._process.answers), PROBE_S_MAX)
         except TimeoutError:
             return None
+        except Exception:
+            # No descriptor is left, say: whatever it was, the next look may tell.
+            return None
 
     async def _wait_for_earlier(self) -> None:
         # Each comes back within EARLIER_S_MAX, or is waited for no longer.
@@ -164,8 +167,8 @@ class Keeper:
         try:
             await in_thread(self._process.stop)
             await self.start()
-        # A full disk is an OSError; whatever it was, the next round tries again.
-        except (ServerError, OSError) as error:
+        # A full disk, a child that hangs: whatever it was, the next round tries again.
+        except Exception as error:
             self._tell("failed", str(error))
 
     def give_up(self) -> None:

@@ -12,7 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from libs.common import unix
-from libs.common.files import PRIVATE_FOLDER
+from libs.common.files import private_folder
 from libs.common.settings import SERVICES
 from standalone.chosen import chosen_of
 from standalone.home import Home, address
@@ -58,7 +58,7 @@ class ServiceProcess:
 
     def start(self) -> None:
         for folder in self.folders:
-            folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+            private_folder(folder)
         self._child = Child(
             self.name,
             [sys.executable, "-m", self.module],

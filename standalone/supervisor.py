@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from libs.common.disk import Disk
-from libs.common.errors import BasaltError
 from libs.common.history import HistoryFile
 from standalone.home import Home
 from standalone.keeper import Keeper, Report, in_thread
@@ -63,6 +62,7 @@ class Supervisor:
         except BaseException:
             await self.stop()
             raise
+        self._home.has_begun()
         for keeper in self._keepers():
             keeper.watch()
         self._disk_watch = asyncio.create_task(self._watch_disk())
@@ -94,7 +94,7 @@ class Supervisor:
         while True:
             try:
                 Disk.require_room(self._home.root)
-            except (BasaltError, OSError) as error:
+            except Exception as error:
                 if low_since is None:
                     low_since = time.monotonic()
                     self._recorder.note("disk", "low", str(error))

@@ -55,6 +55,7 @@ def run(
     home = Home.at(root or default_root())
     try:
         home.require_space()
+        home.require_whole()
         with home.claimed():
             if not home.has_ports():
                 door_port, kafka_port = door_port or DOOR_PORT, kafka_port or KAFKA_PORT

@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from libs.common import telemetry
 from libs.common.clock import Clock
 from libs.common.errors import BasaltError, DependencyError
-from libs.common.identity import Caller, acting_for, caller_address
+from libs.common.identity import PLATFORM, Caller, acting_for, caller_address
 from libs.common.redaction import detail_of, resource_of, tenant_concerned, without_secrets
 from libs.common.runtime import ended, lasting
 
@@ -74,8 +74,11 @@ class Happening:
         )
 
     def seen_by(self, named: str, tenants: Collection[str]) -> list[Happening]:
-        """This, and what the log of another tenant that the call names says of it."""
-        if named == self.tenant or named not in tenants:
+        """This, and, where the platform's administrator acts on another tenant, what that one's log
+        says. Of a call that is refused, or anybody else's, nothing is in another's log.
+        """
+        acts = self.tenant == PLATFORM and self.decision == PERMITTED
+        if not acts or named == self.tenant or named not in tenants:
             return [self]
         return [self, replace(self, tenant=named, actor=f"{self.tenant}/{self.actor}")]
 

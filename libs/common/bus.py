@@ -39,7 +39,7 @@ from libs.common.kafka import HEARTBEAT_MS, SESSION_MS, KafkaAccess
 from libs.common.letters import letter_at
 from libs.common.proven import ProvenBroker
 from libs.common.publishing import STOP_S_MAX, Publishing, stopped
-from libs.common.runtime import ended, lasting
+from libs.common.runtime import ended, expected, lasting
 from libs.common.stores.ports import Outgoing
 
 TRIES_MAX = 3
@@ -175,6 +175,7 @@ class Bus:
             return
         await self._admitted()
         self._joining = lasting(self._join(), "bus joins")
+        expected(self._joining)
         await asyncio.wait({self._joining}, timeout=JOIN_S_MAX)
 
     async def _admitted(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 PRIVATE = 0o600
@@ -32,6 +33,25 @@ def write_durably(file: Path, content: bytes, mode: int = PRIVATE) -> None:
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(file.parent)
+
+
+def set_aside(path: Path) -> None:
+    """Moves what is where something else belongs to `<name>.aside`; the last one is kept."""
+    aside = path.with_name(f"{path.name}.aside")
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
+    path.rename(aside)
+
+
+def private_folder(folder: Path) -> None:
+    """It is there, a folder, and its user's alone, whatever was in its place. Raises OSError."""
+    if (folder.is_symlink() or folder.exists()) and not folder.is_dir():
+        set_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+    if folder.stat().st_mode & UMASK:
+        folder.chmod(PRIVATE_FOLDER)
 
 
 def sync_folder(folder: Path) -> None:

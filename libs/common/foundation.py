@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc.aio
 
-from libs.common import stores
+from libs.common import stores, work
 from libs.common.access import AccessWatch, ServiceTokens, audit_writer, verify_by
 from libs.common.auditing import Auditing
 from libs.common.bus import Bus, Router
@@ -47,6 +47,8 @@ class Foundation:
     # What is told of calls, by whatever guard stands before them.
     auditing: Auditing
     mended: Mended
+    # This process's own, where BASALT_WORK is set.
+    work: Path | None
 
     @classmethod
     def lay(cls, service: str, settings: CommonSettings) -> Foundation:
@@ -68,6 +70,7 @@ class Foundation:
             tls=tls,
             kafka=KafkaAccess.of(settings, service),
             auditing=Auditing(audit_writer(peers), clock),
+            work=work.place(settings.work),
             mended=Mended(
                 service, clock, HistoryFile(settings.history, service) if settings.history else None
             ),
@@ -109,8 +112,8 @@ class Foundation:
         if guard is None:
             access = [AccessWatch(self.peers, self.service, verify_by(self.verifier, on_keys))]
             guard = Guard(self.verifier, Policy.load(), auditing, self.sharing)
-        work = [self.settings.work] if self.settings.work else []
-        disk = Disk.under([self.settings.journal, self.settings.objects], [*writes, *work])
+        folders = [*writes, *([self.settings.work] if self.settings.work else [])]
+        disk = Disk.under([self.settings.journal, self.settings.objects], folders)
         health = Health(
             self.service,
             self.clock,
@@ -149,5 +152,5 @@ class Foundation:
             otlp=self.settings.otlp,
             otlp_token=self.settings.otlp_token.get_secret_value(),
             log_level=self.settings.log_level,
-            work=self.settings.work,
+            work=self.work,
         )

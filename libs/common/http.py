@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from libs.common.errors import DependencyError
+from libs.common.runtime import expected, lasting
 from libs.common.tls import ServerTls, tls_between
 from libs.common.unix import listener, path_of
 
@@ -71,7 +72,7 @@ class HttpServer:
         listening = self._bind()
         if listening.family != socket.AF_UNIX:
             self.port = listening.getsockname()[1]
-        self._task = asyncio.create_task(self._server.serve([listening]), name=self.name)
+        self._task = lasting(self._server.serve([listening]), self.name)
 
     def _bind(self) -> socket.socket:
         try:
@@ -88,6 +89,7 @@ class HttpServer:
 
     async def stop(self) -> None:
         if self._task is not None:
+            expected(self._task)
             self._server.should_exit = True
             await self._task
 

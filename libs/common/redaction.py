@@ -28,6 +28,10 @@ def resource_of(request: Message | None) -> str:
     return ""
 
 
+# Whose `id` is <tenant>/<name>.
+NAMED_BY_ID = frozenset({"basalt.v1.ReplayDeadLetterRequest"})
+
+
 def tenant_named(request: Message | None) -> str:
     """The tenant that a request is about, if it names one: `tenant`, or `limits.tenant`."""
     if request is None:
@@ -41,9 +45,10 @@ def tenant_named(request: Message | None) -> str:
 
 
 def tenant_concerned(request: Message | None) -> str:
-    """The same, or the one whose the thing is that a request names: `id` as <tenant>/<name>."""
-    tenant, slash, _ = str(getattr(request, "id", "")).partition("/")
-    return tenant_named(request) or (tenant if slash else "")
+    """The same, or the one whose the thing is that a request names."""
+    if request is not None and request.DESCRIPTOR.full_name in NAMED_BY_ID:
+        return str(getattr(request, "id")).partition("/")[0]  # noqa: B009 - it has one.
+    return tenant_named(request)
 
 
 def detail_of(request: Message | None) -> tuple[str, ...]:

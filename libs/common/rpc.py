@@ -53,6 +53,7 @@ from libs.common.policy import Policy
 from libs.common.sharing import Sharing
 from libs.common.status import ERROR_DOMAIN, from_call_error, to_status, translated
 from libs.common.tls import ServerTls, tls_between
+from libs.common.unix import clear_address
 
 # What serves and what calls is found here together.
 __all__ = [
@@ -325,11 +326,12 @@ class Server:
             [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], server, self._reflected
         )
         try:
-            if tls := tls_between(self.listen, self._tls):
-                self.port = server.add_secure_port(self.listen, tls.credentials())
+            at = clear_address(self.listen)
+            if tls := tls_between(at, self._tls):
+                self.port = server.add_secure_port(at, tls.credentials())
             else:
-                self.port = server.add_insecure_port(self.listen)
-        except RuntimeError as error:
+                self.port = server.add_insecure_port(at)
+        except (RuntimeError, OSError) as error:
             raise DependencyError(
                 f"{self.listen} cannot be listened on.",
                 which=self.listen,

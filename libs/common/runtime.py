@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
+from weakref import WeakSet
 
 import structlog
 
@@ -97,6 +98,7 @@ async def ended(task: asyncio.Task[Any] | None) -> None:
     """
     if task is None:
         return
+    expected(task)
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
@@ -107,19 +109,32 @@ async def ended(task: asyncio.Task[Any] | None) -> None:
 def lasting(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     """A task of a part that lives as long as the part does. It handles what may fail by itself.
 
-    When it fails all the same, the service would live on without it and look well: then the
-    process ends, and whoever keeps it starts it again, whole.
+    When it ends all the same, be it that a library cancels it, the service would live on without it
+    and look well: then the process ends, and whoever keeps it starts it again, whole.
     """
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(_look_at)
     return task
 
 
+def expected(task: asyncio.Task[Any]) -> None:
+    """From now on it may end."""
+    _expected.add(task)
+
+
 def _look_at(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
         log.error("task_failed", task=task.get_name(), exc_info=error)
-        if _on_fault is not None:
-            _on_fault(task.get_name())
+    elif task in _expected or _on_fault is None:
+        return
+    else:
+        log.error("task_failed", task=task.get_name(), error="It ended, and nobody asked it to.")
+    if _on_fault is not None:
+        _on_fault(task.get_name())
+
+
+_expected: WeakSet[asyncio.Task[Any]] = WeakSet()
 
 
 # Ends the process that `run` runs; elsewhere nobody's.

@@ -60,8 +60,9 @@ class CommonSettings(BaseSettings):
     )
     work: Path | None = Field(
         None,
-        description="Folder of this service's alone for what is there only while it works, such as"
-        " an upload on its way in: emptied at each start. Without it the system's own is used",
+        description="Folder for what is there only while it works, such as an upload on its way in;"
+        " each process has one in it, and removes those of killed ones at its start. Without it the"
+        " system's own is used",
     )
     history: Path | None = Field(
         None,

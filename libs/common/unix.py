@@ -10,6 +10,8 @@ import http.client
 import socket
 from pathlib import Path
 
+from libs.common.files import set_aside
+
 PREFIX = "unix:"
 ANSWER_S_MAX = 1.0
 
@@ -26,9 +28,24 @@ def answers(address: str) -> bool:
         return asking.connect_ex(address.removeprefix(PREFIX)) == 0
 
 
+def clear(path: Path) -> None:
+    """Makes room for a socket: one of before goes, anything else is set aside. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        set_aside(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def clear_address(address: str) -> str:
+    """The same for an address where gRPC is to listen; of a port nothing has to go."""
+    if (path := path_of(address)) is not None:
+        clear(path)
+    return address
+
+
 def listener(path: Path, backlog: int) -> socket.socket:
     """In the place of one that an earlier process left. Raises OSError."""
-    path.unlink(missing_ok=True)
+    clear(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(str(path))

@@ -26,7 +26,7 @@ def build(settings: Settings) -> Service:
     foundation = Foundation.lay("trainer", settings)
     journal, clock, objects = foundation.journal, foundation.clock, foundation.objects
     datasets = IngestDatasets(foundation.peers)
-    workplace = FolderWorkplace(settings.work / work.JOBS)
+    workplace = FolderWorkplace((foundation.work or settings.work) / work.JOBS)
     pipelines = Pipelines(journal, clock, datasets)
     queue = JobQueue(journal, clock, settings.tenant_shares, settings.tenant_jobs_at_once)
     queueing = Queueing(journal, clock, pipelines, datasets, queue)

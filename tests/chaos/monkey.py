@@ -25,7 +25,10 @@ PAUSE_S = (0.5, 4.0)
 SOCKETS = ("door/dispatcher.sock", "sockets/ingest", "sockets/security", "sockets/slow-grpc")
 FILES = tuple(
     f"door/{name}.json"
-    for name in ("access", "ecds-rates", "ecds-tokens", "envoy", "lds", "rds", "routes")
+    for name in (
+        *("access", "cds", "ecds-rates", "ecds-roles", "ecds-tokens"),
+        *("envoy", "lds", "rds", "routes"),
+    )
 )
 DAMAGES = (b"", b"{", b"\xff\xfe\0", b"[" * 10_000)
 # Topics between services, whose events their producers publish again.

@@ -16,6 +16,7 @@ from libs.common.unix import path_of
 from standalone.recorder import FAULTS
 from tests.support.eventually import eventually
 from tests.support.laptop import Laptop
+from tools.servers import Kafka
 from tools.servers.ports import LOOPBACK
 from tools.servers.server import answers_ok
 
@@ -101,7 +102,7 @@ async def test_it_comes_back_by_itself(own_laptop: Laptop, harm: str) -> None:
     print(f"{harm}: back after {ended.took_s:.1f} s")
 
 
-OURS = ("envoy", "dispatcher", "triton", *SERVICES)
+OURS = ("envoy", "dispatcher", "kafka", "triton", *SERVICES)
 
 
 def listened_on(platform: Laptop) -> set[int]:
@@ -120,8 +121,11 @@ def listened_on(platform: Laptop) -> set[int]:
 
 def test_only_what_others_reach_has_a_port(own_laptop: Laptop) -> None:
     """Whoever takes a port of a service gets what is sent to it: credentials, passwords, tokens."""
-    ports = own_laptop.edition.ports
-    assert listened_on(own_laptop) == {ports[name] for name in ("door", "metrics", "otlp_http")}
+    kafka = own_laptop.process("kafka")
+    assert isinstance(kafka, Kafka)
+    assert listened_on(own_laptop) == {*own_laptop.edition.ports.values(), *kafka.ports.values()}
+    assert sorted(own_laptop.edition.ports) == ["door", "kafka", "metrics", "otlp_http"]
+    assert sorted(kafka.ports) == ["broker", "controller"]
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,15 @@ runtime.STOP_S_MAX = 1.0
 runtime.EXIT_S_MAX = 3.0
 
 
-async def fail() -> None:
+async def fail(how: str) -> None:
     await pause(0.1)
-    raise ZeroDivisionError
+    match how:
+        case "task-fails":
+            raise ZeroDivisionError
+        case "task-is-cancelled":
+            raise asyncio.CancelledError
+        case _:
+            return
 
 
 @dataclass
@@ -40,8 +46,8 @@ class Part:
                 )
             case "start-hangs":
                 await asyncio.Event().wait()
-            case "task-fails":
-                self.task = lasting(fail(), self.name)
+            case "task-fails" | "task-is-cancelled" | "task-returns":
+                self.task = lasting(fail(self.name), self.name)
 
     async def stop(self) -> None:
         print(f"stop {self.name}", flush=True)

@@ -28,6 +28,8 @@ from libs.common.stores.ports import (
 BATCH_MAX = 256
 BUSY_MS_MAX = 5_000
 BUSY_PAUSE_S = 0.02
+# Beside the file of a journal: that there is one.
+MADE = ".made"
 LOST = "its file was moved or removed, so nothing is written"
 
 # `outbox.number` grows with every commit, so an aggregate's versions wait in their order.
@@ -203,10 +205,21 @@ class SqliteJournal:
             return self._open
 
     def _connect_all(self) -> _Open:
+        made = self._path.with_name(f"{self._path.name}{MADE}")
+        if made.exists() and not self._path.exists():
+            # A new one would be empty, and what is acknowledged then is gone once it is put back.
+            raise DependencyError(
+                "The journal's file is gone, and there was one.",
+                which="journal",
+                next_step=f"Put {self._path.name} back with what was beside it (-wal), or remove"
+                f" {made.name} to begin without anything that there was.",
+                inside=str(self._path),
+            )
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             writer = connected(self._path)
             writer.executescript(SCHEMA)
+            made.touch()
             opened = _Open(
                 writer,
                 connected(self._path),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Mapping
 
 import structlog
@@ -96,7 +97,7 @@ class Door:
         """Returns when there are files that Envoy can start with; raises when there can be none."""
         self._recall()
         await self._turn()
-        if self._folder.read(BOOTSTRAP_FILE) is None:
+        if not self._is_whole(BOOTSTRAP_FILE):
             raise PreconditionError(
                 f"The door has no configuration to open with: {self.problem}",
                 which=BOOTSTRAP_FILE,
@@ -165,10 +166,10 @@ class Door:
     # Envoy's files.
 
     async def _apply_envoy(self) -> None:
-        if self._access is None and self._folder.read(BOOTSTRAP_FILE) is not None:
-            return  # Nobody has told us the keys yet: what is there stays in force.
         access = self._access or Access()
         configuration = render(Inputs(self._site, access, self._limits))
+        if self._access is None and all(self._is_whole(name) for name, _ in configuration.files):
+            return  # Nobody has told us the keys yet: what is there stays in force.
         if configuration.sha256 == self.configuration_sha256:
             return
         if configuration.whole != self._judged:
@@ -182,6 +183,13 @@ class Door:
                 tenants=access.tenants,
             )
             self._write(ACCESS_FILE, known.model_dump_json(indent=1) + "\n")
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether something can be started with it; without keys the door is closed, not broken."""
+        try:
+            return isinstance(json.loads(self._folder.read(name) or ""), dict)
+        except (ValueError, RecursionError):
+            return False
 
     def _move(self, configuration: Configuration) -> None:
         for name, content in configuration.files:
@@ -211,8 +219,7 @@ class Door:
 
     def _write(self, name: str, content: str) -> None:
         """Only what differs is moved: each move makes somebody read it again."""
-        if name not in self._in_force:
-            self._in_force[name] = self._folder.read(name) or ""
-        if self._in_force[name] != content:
+        if self._in_force.get(name, self._folder.read(name)) != content:
             self._folder.replace(name, content)
-            self._in_force[name] = content
+        # Only now: what could not be written is not in force.
+        self._in_force[name] = content

@@ -68,6 +68,7 @@ class Serving:
         self._spans = spans
         self._dispatcher: Dispatcher | None = None
         self._seen = (0, 0, 0)
+        self._problem = ""
         self._task: asyncio.Task[None] | None = None
         self.table = Table()
 
@@ -118,14 +119,22 @@ class Serving:
             seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if seen == self._seen or not file.is_file():
                 return
+            text = file.read_text(errors="replace")
             self._seen = seen
-            table = Table.read(file.read_text(errors="replace"))
+            table = Table.read(text)
             self.dispatcher.use(table.routing())
             self.table = table
         except FileNotFoundError:
             return
-        except (BasaltError, OSError) as error:
+        except OSError as error:
+            # It is looked at again: what kept us from it may pass.
+            if str(error) != self._problem:
+                log.warning("routes_not_read", error=str(error))
+            self._problem = str(error)
+        except BasaltError as error:
             log.warning("routes_refused", error=str(error))
+        else:
+            self._problem = ""
 
 
 class Telling:
@@ -165,7 +174,7 @@ def build(settings: Settings) -> Service:
     tls = ServerTls(settings.tls, "gateway") if settings.tls else None
     folder, revocations = settings.door_folder.absolute(), Revocations()
     serving = Serving(settings.triton, folder, sampler, spans, revocations, tls)
-    access = Following(settings, revocations, RevocationFile(folder / FOLDER_FILE))
+    access = Following(settings, revocations, RevocationFile(folder / FOLDER_FILE, revocations))
     predictions = KafkaPredictions(Bus(KafkaAccess.of(settings, "gateway"), Router("gateway")))
     reporting = Reporting(
         snapshot=lambda: serving.dispatcher.snapshot(),

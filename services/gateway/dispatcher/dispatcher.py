@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from libs.common.revocations import Revocations
+from libs.common.unix import clear
 from services.gateway.dispatcher.admission import Admission
 from services.gateway.dispatcher.delivery import Delivery
 from services.gateway.dispatcher.frames import ErrorCode
@@ -113,7 +114,7 @@ class Dispatcher:
 
 
 def _listen(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)  # A killed process leaves its socket behind.
+    clear(path)  # A killed process leaves its socket behind.
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     path.chmod(0o600)

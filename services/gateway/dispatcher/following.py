@@ -11,6 +11,7 @@ from libs.common.access import AccessWatch, ServiceTokens, revocations_of
 from libs.common.pb.basalt.v1 import security_pb2
 from libs.common.peers import Peers
 from libs.common.revocations import Revocations
+from libs.common.runtime import Loop
 from libs.common.tls import ServerTls
 from services.gateway.outbound.revocations import RevocationFile
 from services.gateway.settings import Settings
@@ -20,6 +21,8 @@ FOLLOWER = "dispatcher"
 FOLDER_FILE = "revocations.jsonl"
 # How long a start waits for what was revoked before it.
 ASKED_S_MAX = 3.0
+# So often it is looked whether the file is still there.
+LOOK_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -37,11 +40,13 @@ class Following:
         self._peers = Peers(settings.peers, tokens, tls)
         self._revocations = revocations
         self._file = file
+        self._keeping = Loop("revocations", file.look, LOOK_S)
         self._watch = AccessWatch(self._peers, FOLLOWER, self._take)
 
     async def start(self) -> None:
         """Returns when what was revoked meanwhile is in force, or security cannot be asked."""
-        self._revocations.add(*self._file.begin())
+        self._file.begin()
+        await self._keeping.start()
         await self._watch.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ASKED_S_MAX):
@@ -49,6 +54,7 @@ class Following:
 
     async def stop(self) -> None:
         await self._watch.stop()
+        await self._keeping.stop()
         await self._peers.stop()
         await self._open_peers.stop()
         self._file.close()

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from libs.common.errors import DependencyError
-from libs.common.files import PRIVATE, PRIVATE_FOLDER
+from libs.common.files import PRIVATE, PRIVATE_FOLDER, private_folder, set_aside
 
 # No file of ours begins so.
 DAMAGED = "�"
@@ -44,9 +44,9 @@ class DiskDoorFolder:
         target = self._folder / name
         partial = target.with_name(f".{name}.{os.getpid()}")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+            private_folder(self._folder)
             if target.is_dir() and not target.is_symlink():
-                _set_aside(target)
+                set_aside(target)
             with partial.open("w") as file:
                 os.fchmod(file.fileno(), PRIVATE)
                 file.write(content)
@@ -79,10 +79,3 @@ class DiskDoorFolder:
 
 def _else(path: Path) -> str | None:
     return DAMAGED if path.is_symlink() or path.exists() else None
-
-
-def _set_aside(folder: Path) -> None:
-    """One folder a name is kept: whoever put it there finds it."""
-    aside = folder.with_name(f"{folder.name}.aside")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)

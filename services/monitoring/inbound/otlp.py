@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
 
 from libs.common import senders
 from libs.common.errors import DependencyError, InvalidInputError, LimitError, UnauthenticatedError
+from libs.common.unix import clear_address
 from services.monitoring.core.senders import Senders
 from services.monitoring.inbound.spans import from_protobuf, spans_of
 from services.monitoring.ports import TraceStore
@@ -114,8 +115,8 @@ class OtlpServer:
         )
         server.add_generic_rpc_handlers((self._servicer.handler(),))
         try:
-            self.port = server.add_insecure_port(self._listen)
-        except RuntimeError as error:
+            self.port = server.add_insecure_port(clear_address(self._listen))
+        except (RuntimeError, OSError) as error:
             raise DependencyError(
                 f"{self._listen} cannot be listened on.",
                 which=self._listen,

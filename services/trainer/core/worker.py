@@ -12,7 +12,7 @@ from libs.common import telemetry
 from libs.common.errors import BasaltError
 from libs.common.identity import acting_for
 from libs.common.journal import Journal
-from libs.common.runtime import lasting
+from libs.common.runtime import ended, lasting
 from libs.common.stores.ports import Entry
 from services.trainer.core import jobs
 from services.trainer.core.attempt import Attempt, Tools
@@ -63,9 +63,10 @@ class Worker:
 
     async def stop(self) -> None:
         """Kills the training processes; their jobs go back into the queue."""
-        tasks = [task for task in (self._loop, *self._tasks.values()) if task is not None]
+        tasks = [*self._tasks.values()]
         for task in tasks:
             task.cancel()
+        await ended(self._loop)
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _notice(self, entry: Entry) -> None:

@@ -27,6 +27,7 @@ from tests.support.eventually import eventually
 from tests.support.tokens import KeyRing
 
 RING = KeyRing("one")
+ROOT = Caller("platform", "root", frozenset({"administrator"}), "token-2", 0.0)
 ADA = Caller("acme", "ada", frozenset({"administrator"}), "token-1", 0.0)
 
 
@@ -238,22 +239,37 @@ async def test_what_is_done_to_another_tenant_is_in_its_log_too(
     async with serving() as (security, peers):
         audit = Auditing(audit_writer(peers), SystemClock())
 
-        asked = await audit.asked(ADA, "Method", request_of("umbrella"), "permitted")
+        asked = await audit.asked(ROOT, "Method", request_of("umbrella"), "permitted")
         audit.ended(asked, "OK")
         await audit.tell_all()
 
         logs = [(each.tenant, each.actor, each.decision) for each in security.audited]
         assert logs == [
-            *(("acme", "ada", "permitted"), ("umbrella", "acme/ada", "permitted")),
-            *(("acme", "ada", "done"), ("umbrella", "acme/ada", "done")),
+            *(("platform", "root", "permitted"), ("umbrella", "platform/root", "permitted")),
+            *(("platform", "root", "done"), ("umbrella", "platform/root", "done")),
         ]
         assert [each.outcome_of for each in security.audited[2:]] == [1, 2]
 
-        # Which tenants there are is not for who asks to know.
-        for tenant in ("unknown", "acme", ""):
+        # Nobody but the platform's administrator writes there, and not what is refused.
+        for who, tenant, decision in (
+            (ROOT, "unknown", "permitted"),
+            (ROOT, "platform", "permitted"),
+            (ROOT, "umbrella", "refused"),
+            (ADA, "umbrella", "permitted"),
+            (ADA, "umbrella", "refused"),
+            (ADA, "", "permitted"),
+        ):
             security.audited.clear()
-            await audit.asked(ADA, "Method", request_of(tenant), "refused")
-            assert [each.tenant for each in security.audited] == ["acme"]
+            await audit.asked(who, "Method", request_of(tenant), decision)
+            assert [each.tenant for each in security.audited] == [who.tenant]
+
+
+async def test_an_id_of_anything_else_names_no_tenant() -> None:
+    async with serving() as (security, peers):
+        audit = Auditing(audit_writer(peers), SystemClock())
+        request = ingest_pb2.MendQuarantinedRequest(id="umbrella/1")
+        await audit.asked(ROOT, "Method", request, "permitted")
+        assert [each.tenant for each in security.audited] == ["platform"]
 
 
 async def test_without_the_audit_log_the_call_is_refused() -> None:

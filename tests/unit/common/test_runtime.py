@@ -88,13 +88,23 @@ async def test_a_part_that_does_not_come_up_is_named() -> None:
     assert line.startswith("tested cannot start: start-hangs did not start within 3 s.")
 
 
-async def test_a_task_that_fails_ends_the_service_so_that_it_is_started_again_whole() -> None:
-    ended = await live("a", "task-fails", until="nothing")
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("task-fails", "ZeroDivisionError"),
+        ("task-is-cancelled", "nobody asked it to"),
+        ("task-returns", "nobody asked it to"),
+    ],
+)
+async def test_a_task_that_ends_ends_the_service_so_that_it_is_started_again_whole(
+    how: str, said: str
+) -> None:
+    ended = await live("a", how, until="nothing")
 
     assert ended.code == 1
-    assert ended.told == ["start a", "start task-fails", "serving", "stop task-fails", "stop a"]
-    assert ended.plain == ["tested ends: its task task-fails failed, as logged."]
-    assert "ZeroDivisionError" in ended.errors
+    assert ended.told == ["start a", f"start {how}", "serving", f"stop {how}", "stop a"]
+    assert ended.plain == [f"tested ends: its task {how} failed, as logged."]
+    assert said in ended.errors
 
 
 async def test_a_signal_during_the_start_is_heard() -> None:

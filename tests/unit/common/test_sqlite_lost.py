@@ -49,6 +49,13 @@ async def test_a_journal_whose_files_were_moved_takes_nothing_until_they_are_bac
         with pytest.raises(DependencyError, match="moved or removed") as refusal:
             await work
         assert "Put it back" in refusal.value.next_step
+    # Nor does an empty one take its place when the service is started meanwhile.
+    started = SqliteJournal(folder / FILE)
+    if loss == "the file":
+        for work in (started.ping(), started.insert(entry())):
+            with pytest.raises(DependencyError, match="there was one"):
+                await work
+        assert not (folder / FILE).exists()
     back()
     await store.insert(entry(version=2))
     await store.close()

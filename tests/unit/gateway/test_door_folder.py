@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from libs.common.clock import SystemClock
+from libs.common.errors import PreconditionError
 from libs.common.history import HistoryFile, Mended, read
-from libs.common.revocations import Revocations
+from libs.common.revocations import Revocation, Revocations
 from services.gateway.core.door import Door
 from services.gateway.core.table import RoutedModel, RoutedVariant, Table
 from services.gateway.dispatcher.app import Serving
 from services.gateway.dispatcher.recording import Sampler, SpanBuffer
 from services.gateway.outbound.folder import DiskDoorFolder
+from services.gateway.outbound.revocations import RevocationFile
 from tests.support.eventually import eventually
 from tests.unit.gateway.test_configuration import ACCESS, the_site
 from tests.unit.gateway.test_door import Judge
@@ -226,3 +228,82 @@ async def test_what_was_put_in_a_files_place_is_set_aside(site: Site) -> None:
     shutil.rmtree(site.folder / "routes.json.aside")
     await asyncio.to_thread(a_folder, site.folder / "routes.json")
     await eventually(lambda: (site.folder / "routes.json").is_file())
+
+
+# What the dispatcher remembers of revocations.
+
+KEPT = [Revocation(until=4e9 + n, token_id=f"t{n}") for n in range(5)]
+
+
+def kept_in(path: Path) -> set[Revocation]:
+    known = Revocations()
+    RevocationFile(path, known).begin()
+    return set(known)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_revocations_are_written_anew_from_what_is_in_force(root: Path, damage: str) -> None:
+    path, known = root / "revocations.jsonl", Revocations()
+    file = RevocationFile(path, known)
+    file.begin()
+    known.add(*KEPT)
+    file.append(KEPT)
+    DAMAGES[damage](path)
+    await file.look()
+    assert kept_in(path) == set(KEPT)
+    # Or by the next one that comes, if it comes first.
+    more = Revocation(until=5e9, token_id="more")
+    file.begin()
+    DAMAGES[damage](path)
+    known.add(more)
+    file.append([more])
+    assert kept_in(path) == {*KEPT, more}
+
+
+def test_a_line_that_is_no_text_costs_itself_alone(root: Path) -> None:
+    path, known = root / "revocations.jsonl", Revocations()
+    file = RevocationFile(path, known)
+    file.begin()
+    known.add(*KEPT)
+    file.append(KEPT)
+    file.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = b'{"until": \xff}\n'
+    path.write_bytes(b"".join(lines))
+    assert kept_in(path) == {*KEPT[:2], *KEPT[3:]}
+
+
+async def test_a_start_without_anybody_who_knows_the_keys_closes_a_broken_door(root: Path) -> None:
+    first = Site(root)
+    await first.start()
+    await first.stop()
+    for name in ("access.json", "rds.json"):
+        says(b"{")(first.folder / name)
+    a_folder(first.folder / "envoy.json")
+
+    again = Site(root)
+    await again.door.start()
+    whole = again.files()
+    assert "503" in whole["rds.json"].decode()
+    assert json.loads(whole["envoy.json"])
+    await again.door.stop()
+
+
+async def test_what_could_not_be_written_is_not_in_force(root: Path) -> None:
+    site = Site(root)
+    replace, full = site.door._folder.replace, True  # pyright: ignore[reportPrivateUsage]
+
+    def refuse(name: str, content: str) -> None:
+        if full and content:
+            raise OSError("no room")
+        replace(name, content)
+
+    site.door._folder.replace = refuse  # pyright: ignore
+    with pytest.raises(PreconditionError):
+        await site.door.start()
+    site.door._restore()  # pyright: ignore[reportPrivateUsage]
+    assert site.files() == {}
+    full = False
+    await site.door.start()
+    assert json.loads(site.files()["envoy.json"])
+    await site.door.stop()

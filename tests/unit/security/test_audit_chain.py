@@ -1,6 +1,7 @@
 """A tampered chain is found, at the record where it was tampered with."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from basalt import audit as reader
 from basalt.pb.basalt.v1 import security_pb2 as sdk_pb
 from libs.common.clock import SystemClock
 from libs.common.errors import DependencyError, InvalidInputError
+from libs.common.identity import PLATFORM
 from libs.common.journal import Journal
 from libs.common.stores.ports import Entry
 from libs.common.stores.sqlite import SqliteJournal
@@ -230,7 +232,15 @@ async def test_whoever_waits_while_the_journal_is_found_away_hears_it_at_once(
 
 
 def test_call_that_names_another_tenant_is_in_both_logs() -> None:
-    seen = happening().seen_by("other", ("acme", "other"))
-    assert [(each.tenant, each.actor) for each in seen] == [("acme", "ann"), ("other", "acme/ann")]
-    assert happening().seen_by("nobody", ("acme",)) == [happening()]
-    assert happening().seen_by("acme", ("acme",)) == [happening()]
+    tenants = ("acme", "other", PLATFORM)
+    root = replace(happening(), tenant=PLATFORM, actor="root", decision="permitted")
+    seen = root.seen_by("other", tenants)
+    assert [(each.tenant, each.actor) for each in seen] == [
+        (PLATFORM, "root"),
+        ("other", f"{PLATFORM}/root"),
+    ]
+    # Nobody else writes into another's log, whatever they name, nor does what is refused.
+    for alone in (replace(root, decision="refused"), replace(root, tenant="acme")):
+        assert alone.seen_by("other", tenants) == [alone]
+    assert root.seen_by("nobody", tenants) == [root]
+    assert root.seen_by(PLATFORM, tenants) == [root]

@@ -14,7 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from libs.common.files import private_folder
 from libs.common.history import read
+from standalone.down import stop
 from standalone.home import Home
 from standalone.processes import Edition, ServiceProcess
 from standalone.supervisor import Supervisor
@@ -344,6 +346,52 @@ def test_who_runs_it_is_known_without_the_file_of_its_number(folder: Path, repla
     assert home.running_pid() is None
     with home.claimed():
         assert home.running_pid() == os.getpid()
+
+
+def test_it_is_told_where_nobody_knows_who_runs_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on file systems whose numbers the kernel's list of locks does not show."""
+    home = Home.at(folder)
+    monkeypatch.setattr("standalone.home._locker", lambda _: None)
+    with home.claimed():
+        home.pid_file.unlink()
+        with pytest.raises(ServerError, match=r"runs, and .* does not say") as raised:
+            stop(folder, purge=True)
+        assert "Ctrl-C" in raised.value.next_step
+    assert not stop(folder, purge=False).existed
+
+
+def test_an_installation_that_ran_does_not_begin_anew_without_its_journals(folder: Path) -> None:
+    home = Home.at(folder)
+    (folder / "journals").mkdir()
+    home.require_whole()
+    home.has_begun()
+    home.require_whole()
+    (folder / "journals").rename(folder / "elsewhere")
+    with pytest.raises(ServerError, match="journals is missing"):
+        home.require_whole()
+
+
+@pytest.mark.parametrize("name", ["50%off", "what?", "a#b"])
+def test_a_path_that_no_socket_can_have_is_refused(folder: Path, name: str) -> None:
+    with pytest.raises(ServerError, match="no socket can be reached"):
+        Home.at(folder / name)
+    assert not (folder / name).exists()
+
+
+@pytest.mark.parametrize("shape", ["file", "open"])
+def test_the_folders_of_sockets_are_private_folders_whatever_was_there(
+    folder: Path, shape: str
+) -> None:
+    there = folder / "sockets"
+    if shape == "file":
+        there.write_text("")
+    else:
+        there.mkdir()
+        there.chmod(0o755)
+    private_folder(there)
+    assert there.stat().st_mode & 0o777 == 0o700
 
 
 def test_number_left_by_a_power_cut_means_nothing(folder: Path) -> None:
