@@ -1,6 +1,7 @@
 """Turns protos/ into Python, and refuses contracts that are stale, badly named or breaking.
 
-`python -m tools.protos generate` writes libs/common/pb and libs/sdk/basalt/pb; `check` fails when
+`python -m tools.protos generate` writes libs/common/pb and libs/sdk/basalt/pb, and what else the
+client has of the platform; `check` fails when
 they differ from what the contracts say, when a name breaks the rules, or when a change would break
 callers that were built against protos/released.binpb (see CONTRIBUTING.md).
 """
@@ -23,6 +24,8 @@ PROTOS = ROOT / "protos"
 RELEASED = PROTOS / "released.binpb"
 # The platform and the client each carry the generated code, so that neither needs the other.
 PACKAGES = {"libs.common.pb": ROOT / "libs/common/pb", "basalt.pb": ROOT / "libs/sdk/basalt/pb"}
+# So do they of what both must read alike: the first is written, the second is copied.
+SHARED = {ROOT / "libs/common/csvfile.py": ROOT / "libs/sdk/basalt/csvfile.py"}
 
 
 def proto_files() -> list[str]:
@@ -59,6 +62,9 @@ def _adapted(text: str, package: str, path: Path) -> str:
 
 
 def stale() -> Iterator[str]:
+    for written, copied in SHARED.items():
+        if not copied.exists() or copied.read_bytes() != written.read_bytes():
+            yield f"{copied.relative_to(ROOT)} is stale: run `make protos`."
     for package, target in PACKAGES.items():
         with tempfile.TemporaryDirectory() as folder:
             fresh = Path(folder) / "pb"
@@ -90,6 +96,8 @@ def main(arguments: list[str]) -> int:
         case ["generate"]:
             for package, target in PACKAGES.items():
                 generate(package, target)
+            for written, copied in SHARED.items():
+                shutil.copyfile(written, copied)
         case ["check"]:
             found = [*stale(), *refused_by_buf()]
             print(

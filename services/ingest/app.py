@@ -36,7 +36,9 @@ def build(settings: Settings) -> Service:
     uploads = Uploads(journal, objects, clock, sources, streams, notice, ParquetProcess())
     quarantine = Quarantine(journal, objects, clock, sources, streams, notice)
     records = KafkaRecords(
-        foundation.kafka, Intake(journal, streams, sources, notice), foundation.mended
+        foundation.kafka,
+        Intake(journal, streams, sources, notice, clock, settings.ahead_s_max),
+        foundation.mended,
     )
     servicer = IngestServicer(
         sources, SecurityKeys(foundation.peers), uploads, datasets, quarantine

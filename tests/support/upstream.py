@@ -150,7 +150,7 @@ def ingest_core(
         journal,
         sources,
         streams,
-        Intake(journal, streams, sources, notice),
+        Intake(journal, streams, sources, notice, clock),
         datasets,
         Uploads(journal, objects, clock, sources, streams, notice, ParquetProcess()),
         Quarantine(journal, objects, clock, sources, streams, notice),

@@ -8,12 +8,15 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from basalt import csvfile
 from basalt.errors import InvalidInputError
 
 # numpy [rows, features], a polars or pandas DataFrame, a dict of columns, one row as a dict, a
 # list of such dicts, or rows as nested lists.
 Rows = Any
 Matrix = npt.NDArray[np.float32]
+# What numpy makes of an infinite float among texts; it is refused as what it is.
+ENDLESS = frozenset({"inf", "-inf", "nan"})
 NUMBERS = "fiub"  # numpy's kinds: float, int, unsigned, bool.
 
 
@@ -116,6 +119,8 @@ def _numbers(values: Any, name: str) -> npt.NDArray[np.float64]:
 def _number(cell: Any, name: str, row: int) -> float:
     # numpy would make a number of a date too.
     if isinstance(cell, np.datetime64 | np.timedelta64 | complex | np.complexfloating):
+        raise _no_number(cell, name, row)
+    if isinstance(cell, str) and not (csvfile.number(cell) or cell.strip().lower() in ENDLESS):
         raise _no_number(cell, name, row)
     try:
         return float(cell)

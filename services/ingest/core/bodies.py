@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
 
 from services.ingest.core.limits import JSON_DEPTH_MAX
+from services.ingest.core.violation import shown
 
 
 def parse(body: bytes | bytearray | memoryview | str | None) -> Any:
-    """Raises orjson.JSONDecodeError, also for what is nested more deeply than anything we write."""
+    """Raises orjson.JSONDecodeError, also for a key that is there twice, since one of its values is
+    lost whoever reads it, and for what is nested more deeply than anything we write.
+    """
     value = orjson.loads(body)  # pyright: ignore[reportArgumentType] - None is refused.
+    content = body.encode() if isinstance(body, str) else bytes(body or b"")
     # Two quick counts spare nearly every record the walk.
-    if isinstance(body, bytes) and body.count(b"[") + body.count(b"{") <= JSON_DEPTH_MAX:
-        return value
-    if _deeper(value, JSON_DEPTH_MAX):
+    shallow = content.count(b"[") + content.count(b"{") <= JSON_DEPTH_MAX
+    if not shallow and _deeper(value, JSON_DEPTH_MAX):
         raise orjson.JSONDecodeError(f"it is nested more than {JSON_DEPTH_MAX} deep", "", 0)
+    if content.count(b'"') != _quotes(value) and (twice := _repeated_key(content)) is not None:
+        raise orjson.JSONDecodeError(f"it has the key {shown(twice)} twice", "", 0)
     return value
+
+
+def _quotes(value: Any) -> int:
+    """How many quotation marks its JSON has, unless some are escaped or a key is there twice."""
+    if isinstance(value, dict):
+        kinds = list(map(type, value.values()))
+        inner = sum(map(_quotes, value.values())) if dict in kinds or list in kinds else 0
+        # Those inside of what is nested are counted there, the texts beside it here.
+        return 2 * len(value) + (inner or 2 * kinds.count(str))
+    if isinstance(value, list):
+        return sum(map(_quotes, value))
+    return 2 if isinstance(value, str) else 0
+
+
+def _repeated_key(body: bytes) -> str | None:
+    """The standard library's reader shows every key; it is too slow for every record."""
+
+    def see(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        known = dict(pairs)
+        if len(known) < len(pairs) and not twice:
+            names = [name for name, _ in pairs]
+            twice.append(next(name for name in names if names.count(name) > 1))
+        return known
+
+    twice: list[str] = []
+    try:
+        json.loads(body, object_pairs_hook=see)
+    except (ValueError, RecursionError):
+        return None  # orjson has read it: what else it is, is for others to say.
+    return twice[0] if twice else None
 
 
 def _deeper(value: Any, levels: int) -> bool:

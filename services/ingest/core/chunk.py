@@ -12,8 +12,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -35,9 +37,12 @@ from services.ingest.ports import UpstreamRecord
 
 EVENT, OCCURRED, POSITION = "_event", "_occurred", "_position"
 TRACES_MAX = 8
+EXAMPLES_MAX = 3
 COMPRESSION_LEVEL = 1  # Chunks are read once or twice: quick matters more than small.
 
 OCCURRED_US_MAX = 2**63 - 1
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_SHOWN_US = 253_402_300_799_000_000  # The end of the year 9999.
 UNJUDGED = Violation(
     "unparsable", "The record could not be judged. Mend it as a JSON object with few levels."
 )
@@ -89,12 +94,15 @@ class Row(NamedTuple):
     body: bytes
     origin: str
     headers: str = "[]"
+    # That it has in its file.
+    lines: int = 1
 
 
 class _Judged(NamedTuple):
     frame: pl.DataFrame
     held: list[Held]
     traceparents: list[str]
+    accepted_lines: int = 0
 
 
 class StoredChunk(BaseModel):
@@ -116,22 +124,35 @@ class Gathered:
     held: bytes
     held_rows: int
     traceparents: list[str] = field(default_factory=list)
+    # Of the lines of a file, those that the accepted rows have.
+    accepted_lines: int = 0
+    # How many are held for each reason, and what was wrong with the first of them.
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
 
 
 class Gathering:
     """Opens and checks what is given to it, a slice at a time, until it is made into a chunk.
 
     What a slice needs as Python's objects is free again before the next one: only columns stay.
+    An event of later than `latest_us` is held: it would win over every later one of its key.
     `known` are the contents of records that are held already and come again, as the log is read
     again: they are not held twice. Takes CPU: use a thread.
     """
 
-    def __init__(self, checker: Checker, known: frozenset[bytes] = frozenset()) -> None:
+    def __init__(
+        self,
+        checker: Checker,
+        known: frozenset[bytes] = frozenset(),
+        latest_us: int = OCCURRED_US_MAX,
+    ) -> None:
         self._checker = checker
+        self._latest_us = latest_us
         self._known = known
         self._frames: list[pl.DataFrame] = []
         self._held: list[Held] = []
         self._traceparents: dict[str, None] = {}
+        self._accepted_lines = 0
 
     def add_records(self, records: Sequence[UpstreamRecord], origin: str) -> None:
         """`origin` is "<topic>/<partition>": where the records came from."""
@@ -161,7 +182,16 @@ class Gathering:
             accepted = _parquet(pl.concat(self._frames, how="vertical"))
         if self._held:
             refused = _parquet(pl.DataFrame(self._held, schema=HELD_TYPES, orient="row"))
-        return Gathered(accepted, rows, refused, len(self._held), list(self._traceparents))
+        return Gathered(
+            accepted,
+            rows,
+            refused,
+            len(self._held),
+            list(self._traceparents),
+            self._accepted_lines,
+            Counter(held.reason for held in self._held),
+            tuple(held.detail for held in self._held[:EXAMPLES_MAX]),
+        )
 
     def _add(
         self,
@@ -183,6 +213,7 @@ class Gathering:
             return
         if judged.frame.height:
             self._frames.append(judged.frame)
+            self._accepted_lines += judged.accepted_lines
         self._held += [
             held
             for held in judged.held
@@ -197,12 +228,21 @@ class Gathering:
         opened = [
             _too_large(record) if record.offset in large else _opened(record) for record in records
         ]
-        values = [None if isinstance(each, Violation) else each.row for each in opened]
+        early = {
+            index: _ahead(each)
+            for index, each in enumerate(opened)
+            if isinstance(each, Opened) and each.occurred_us > self._latest_us
+        }
+        values = [
+            None if isinstance(each, Violation) or index in early else each.row
+            for index, each in enumerate(opened)
+        ]
         checked = self._checker.check(values)
         held: list[Held] = []
         for index in sorted(checked.refused):
             event = opened[index]
             fault = event if isinstance(event, Violation) else checked.refused[index]
+            fault = early.get(index, fault)
             held.append(_held_record(records[index], event, fault, origin))
         events = [event for event in opened if isinstance(event, Opened)]
         traceparents = dict.fromkeys(each.traceparent for each in events if each.traceparent)
@@ -220,16 +260,16 @@ class Gathering:
         held: list[Held] = []
         for index in sorted(checked.refused):
             value = values[index]
-            known = not isinstance(value, Violation)
             fault = value if isinstance(value, Violation) else checked.refused[index]
-            held.append(_held_row(rows[index], fault, _json(value) if known else b""))
+            row = value.row if isinstance(value, Violation) else value
+            held.append(_held_row(rows[index], fault, b"" if row is None else _json(row)))
         kept = [rows[index] for index in checked.kept]
         own = {
             EVENT: [row.identity for row in kept],
             OCCURRED: [row.occurred_us for row in kept],
             POSITION: [row.position for row in kept],
         }
-        return _Judged(_framed(checked, own), held, [])
+        return _Judged(_framed(checked, own), held, [], sum(row.lines for row in kept))
 
 
 def gather(
@@ -237,9 +277,10 @@ def gather(
     records: Sequence[UpstreamRecord],
     origin: str,
     known: frozenset[bytes] = frozenset(),
+    latest_us: int = OCCURRED_US_MAX,
 ) -> Gathered:
-    """A chunk of records, in one go; `known` as in Gathering."""
-    gathering = Gathering(checker, known)
+    """A chunk of records, in one go; `known` and `latest_us` as in Gathering."""
+    gathering = Gathering(checker, known, latest_us)
     gathering.add_records(records, origin)
     return gathering.finish()
 
@@ -280,6 +321,16 @@ def _opened(record: UpstreamRecord) -> Opened | Violation:
             " kept here as it came; publish its records again.",
         )
     return open_event(record)
+
+
+def _ahead(event: Opened) -> Violation:
+    at = EPOCH + timedelta(microseconds=min(event.occurred_us, LAST_SHOWN_US))
+    return Violation(
+        "future",
+        f"It says that it occurred at {at:%Y-%m-%dT%H:%M:%SZ}, far ahead of the clock here, and"
+        " would win over every later event of its key. Set the sender's clock; replayed, it counts"
+        " as of when it came.",
+    )
 
 
 def _too_large(record: UpstreamRecord) -> Violation:

@@ -38,6 +38,8 @@ class Opened(NamedTuple):
 
 def open_event(record: UpstreamRecord) -> Opened | Violation:
     headers: Mapping[str, bytes | None] = dict(record.headers)
+    if len(headers) < len(record.headers) and (twice := _repeated(record)):
+        return Violation("envelope", f"The header {twice} is there twice. Send it once.")
     content_type = headers.get("content-type")
     if content_type is not None and content_type.startswith(b"application/cloudevents"):
         return _structured(record, headers, content_type)
@@ -62,6 +64,13 @@ def open_event(record: UpstreamRecord) -> Opened | Violation:
     except orjson.JSONDecodeError as error:
         return unparsable(record.value, error)
     return Opened(identity, occurred_us, traceparent, row)
+
+
+def _repeated(record: UpstreamRecord) -> str:
+    """Of the headers that say what it is, one that is there more than once."""
+    names = [name for name, _ in record.headers]
+    telling = (name for name in names if name.startswith("ce_") or name == "content-type")
+    return next((shown(name) for name in telling if names.count(name) > 1), "")
 
 
 def microseconds(time: str) -> int:

@@ -6,14 +6,14 @@ do about it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from libs.common import yaml_text
 from libs.common.errors import InvalidInputError
+from services.ingest.core.moments import zone_of
 
 CONTRACT_BYTES_MAX = 256 * 1024
 CONTRACT_DEPTH_MAX = 8
@@ -28,22 +28,6 @@ ColumnName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_ .:/()%-]{0,127}
 Type = Literal["float", "integer", "string", "boolean", "timestamp"]
 Scalar = bool | int | float | str
 
-# What YAML 1.1 takes for a boolean or a date is text, as in YAML 1.2.
-_GUESSED_TAGS = frozenset({"tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"})
-
-
-class _Loader(yaml.SafeLoader):
-    """Booleans are true and false alone: a column may be called `on`, a value be `no`."""
-
-    # pyright takes the class's own attribute for one of its instances.
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
-        first: [(tag, rule) for tag, rule in rules if tag not in _GUESSED_TAGS]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false)$"), ["t", "f"])
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -57,6 +41,10 @@ class Column(_Strict):
     maximum: float | None = None
     allowed: list[Scalar] | None = Field(None, min_length=1, max_length=ALLOWED_VALUES_MAX)
     required: bool = True
+    # Texts in CSV may have lines that look like rows.
+    line_ends: bool = False
+    # Of times that say no offset: an IANA name, such as Europe/Berlin.
+    timezone: str = ""
     role: Literal["feature", "label", "key", "ignored"] = "feature"
     description: str = ""
 
@@ -71,6 +59,12 @@ class Column(_Strict):
             raise ValueError(f"a {self.type} column has no minimum and no maximum")
         if least is not None and most is not None and least > most:
             raise ValueError(f"minimum {least} is above maximum {most}")
+        if self.line_ends and self.type != "string":
+            raise ValueError(f"a {self.type} column has no line ends")
+        if self.timezone and self.type != "timestamp":
+            raise ValueError(f"a {self.type} column has no timezone")
+        if self.timezone and zone_of(self.timezone) is None:
+            raise ValueError(f"timezone {self.timezone!r} is not known: write Europe/Berlin or UTC")
         if self.type == "timestamp" and self.allowed is not None:
             raise ValueError("a timestamp column has no list of allowed values")
         for value in self.allowed or ():
@@ -144,14 +138,9 @@ def parse(text: str) -> Contract:
             next_step="Describe fewer columns, or give fewer `allowed` values.",
         )
     try:
-        root = _compose(text)
-        raw = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader.
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        raise _refusal([f"{where}: the YAML cannot be read: {error.problem}"]) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _refusal([f"the YAML cannot be read: {error}"]) from error
+        raw, root = yaml_text.read(text, CONTRACT_DEPTH_MAX)
+    except yaml_text.YamlError as error:
+        raise _refusal([str(error)]) from error
     if not isinstance(raw, dict):
         raise _refusal(["line 1: a contract is a mapping with `name` and `columns`"])
     try:
@@ -168,40 +157,6 @@ def _refusal(faults: list[str]) -> InvalidInputError:
     return InvalidInputError(
         f"The contract does not hold: {shown}{rest}.", which="contract_yaml", next_step=NEXT_STEP
     )
-
-
-def _compose(text: str) -> yaml.Node | None:
-    """The nodes with their lines. Refuses what YAML lets pass: repeated keys, aliases."""
-    depth = 0
-    for event in yaml.parse(text, _Loader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"line {_line(event)}: aliases are not allowed")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > CONTRACT_DEPTH_MAX:
-            raise ValueError(f"line {_line(event)}: it is nested too deeply")
-    root = yaml.compose(text, _Loader)
-    for mapping in _mappings(root):
-        seen: set[str] = set()
-        for key, _ in mapping.value:
-            if str(key.value) in seen:
-                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
-            seen.add(str(key.value))
-    return root
-
-
-def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 1
-
-
-def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
-    if isinstance(node, yaml.MappingNode):
-        yield node
-        for _, value in node.value:
-            yield from _mappings(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _mappings(value)
 
 
 def _fault(root: yaml.Node | None, location: tuple[int | str, ...], message: str) -> str:
@@ -250,6 +205,11 @@ def check_change(old: Contract, new: Contract, *, rows_accepted: bool) -> None:
             faults.append(
                 f"column {column.name!r} was in {before.unit or 'no unit'} and would be in"
                 f" {column.unit or 'no unit'}"
+            )
+        if before.timezone and before.timezone != column.timezone:
+            faults.append(
+                f"column {column.name!r} had times of {before.timezone} and would have times of"
+                f" {column.timezone or 'no zone'}"
             )
         if column.required and not before.required and rows_accepted:
             faults.append(f"column {column.name!r} was optional: accepted rows may lack it")

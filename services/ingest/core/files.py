@@ -6,18 +6,20 @@ row holds that row back, byte for byte.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Generator, Iterator
+import re
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import orjson
 
+from libs.common import csvfile
 from libs.common.errors import InvalidInputError
 from services.ingest.core import bodies
 from services.ingest.core.contract import Contract
-from services.ingest.core.limits import RECORD_BYTES_MAX
+from services.ingest.core.limits import OVERSIZED_BYTES_KEPT, RECORD_BYTES_MAX
+from services.ingest.core.validation import Checker
 from services.ingest.core.violation import Violation
 from services.ingest.ports import ParquetReader
 
@@ -25,14 +27,30 @@ FileFormat = Literal["csv", "json lines", "parquet"]
 FILE_BYTES_MAX = 1024 * 1024 * 1024
 NAMES_SHOWN_MAX = 5
 LINE_BYTES_MAX = RECORD_BYTES_MAX
+MEND = "Mend it as a JSON object with the contract's columns."
+DOUBT = (
+    "If it is a row, replay it. If it is text, let the column have line ends (`line_ends: true` in"
+    " the contract) and upload the file again."
+)
 WORDS = {"true": True, "false": False, "1": True, "0": False}
 
 
 class FileRow(NamedTuple):
-    """`value` as in `chunk.Row`; `body` is what stood in the file."""
+    """`value` as in `chunk.Row`; `body` is what stood in the file, in so many `lines` of it."""
 
     value: Any
     body: bytes
+    lines: int = 1
+
+    @property
+    def is_none(self) -> bool:
+        """Whether it is only there to be counted."""
+        return self.value is NO_VALUE
+
+
+NO_VALUE = object()
+# A line that holds no row, as an empty one and the header do: it is only counted.
+NO_ROW = FileRow(NO_VALUE, b"")
 
 
 def read_rows(
@@ -59,107 +77,92 @@ def _opened_json(body: bytes) -> Any:
         return Violation("unparsable", fault)
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def _json_rows(file: BinaryIO, _contract: Contract) -> Iterator[FileRow]:
     number = 0
     while line := file.readline(LINE_BYTES_MAX + 1):
         number += 1
+        if number == 1:
+            line = line.removeprefix(csvfile.BYTE_ORDER_MARK)
         if len(line) > LINE_BYTES_MAX:
-            raise InvalidInputError(
-                f"Line {number} is over {LINE_BYTES_MAX} bytes.",
-                which=f"line {number}",
-                next_step="Check that the file has line ends; nothing of it was taken.",
-            )
-        yield line
-
-
-def _json_rows(file: BinaryIO, _contract: Contract) -> Iterator[FileRow]:
-    for line in _lines(file):
+            rest = line
+            while rest and not rest.endswith(b"\n"):
+                rest = file.readline(LINE_BYTES_MAX)
+            yield _too_long(line, number)
+            continue
         body = line.rstrip(b"\r\n")
-        if body.strip():
-            yield json_row(body)
+        yield json_row(body) if body.strip() else NO_ROW
 
 
 def _csv_rows(file: BinaryIO, contract: Contract) -> Iterator[FileRow]:
-    # The raw lines of the record that the reader is at: it may go over several.
-    raw: list[bytes] = []
-    unreadable: list[bytes] = []
-
-    def text() -> Iterator[str]:
-        size = 0
-        for line in _lines(file):
-            size = len(line) if not raw else size + len(line)
-            raw.append(line)
-            if len(raw) > 1 and size > RECORD_BYTES_MAX:
-                raise InvalidInputError(
-                    f"A record of {len(raw)} lines is over {RECORD_BYTES_MAX} bytes.",
-                    which="file",
-                    next_step="Check that every quotation mark is closed; nothing of it was taken.",
-                )
-            try:
-                yield line.decode("utf-8-sig" if line.startswith(b"\xef\xbb\xbf") else "utf-8")
-            except UnicodeDecodeError:
-                unreadable.append(line)
-                yield line.decode(errors="replace")
-
-    # A cell may be as long as a record; the module's own limit is an eighth of that.
-    csv.field_size_limit(RECORD_BYTES_MAX)
-    reader = csv.reader(text(), strict=True)
     try:
-        header = next(reader, [])
-    except csv.Error as error:
-        raise _not_of_format("CSV", error) from error
-    if not header:
+        reader = csvfile.CsvReader(file, LINE_BYTES_MAX, RECORD_BYTES_MAX)
+    except csvfile.CsvError as error:
         raise InvalidInputError(
-            "The file is empty, or its first line is.",
+            str(error),
             which="file",
-            next_step="Begin it with a line that names the columns:"
-            f" {_some([column.name for column in contract.columns])}; nothing of it was taken.",
-        )
+            next_step="Send CSV in UTF-8, with lines that end in LF or CRLF, and a first line that"
+            f" names the columns: {_some([column.name for column in contract.columns])}; nothing of"
+            " it was taken.",
+        ) from error
+    header = reader.header
     _check_columns(header, contract)
-    raw.clear()
+    columns = [contract.column(name) for name in header]
+    line_ends = {at for at, each in enumerate(columns) if each is not None and each.line_ends}
     convert = [_converter(contract, name) for name in header]
-    while True:
-        try:
-            fields = next(reader, None)
-            fault = "" if not unreadable else "It is not UTF-8."
-        except csv.Error as error:
-            fields, fault = [""], f"It is not CSV: {error}."
-        if fields is None:
-            return
-        body = b"".join(raw).rstrip(b"\r\n")
-        raw.clear()
-        unreadable.clear()
-        if not fields:
-            continue
-        if not fault and len(fields) != len(header):
-            fault = f"It has {len(fields)} fields, but the header names {len(header)}."
-        if fault:
-            detail = f"{fault} Mend it as a JSON object with the contract's columns."
-            yield FileRow(Violation("unparsable", detail), body)
+    checker = Checker(contract)
+
+    def row_of(fields: list[str]) -> dict[str, Any]:
+        values = zip(header, convert, fields, strict=True)
+        return {name: to(field) for name, to, field in values}
+
+    def is_row(fields: list[str]) -> bool:
+        return not isinstance(checker.exact(row_of(fields)), Violation)
+
+    yield NO_ROW._replace(lines=reader.header_lines)
+    for each in reader.rows(is_row, line_ends):
+        if each.too_long:
+            yield _too_long(each.raw, each.number)
+        elif each.doubtful:
+            detail = f"Line {each.number}: {each.fault} {DOUBT}"
+            row = row_of(each.fields) if each.fields else None
+            yield FileRow(Violation("doubtful", detail, row), each.raw)
+        elif each.fault:
+            detail = f"Line {each.number}: {each.fault} {MEND}"
+            yield FileRow(Violation("unparsable", detail), each.raw, each.lines)
+        elif each.fields:
+            yield FileRow(row_of(each.fields), each.raw, each.lines)
         else:
-            values = zip(header, convert, fields, strict=True)
-            yield FileRow({name: to(field) for name, to, field in values}, body)
+            yield NO_ROW
 
 
-def _converter(contract: Contract, name: str) -> Any:
+def _too_long(line: bytes, number: int) -> FileRow:
+    detail = (
+        f"Line {number} is over {LINE_BYTES_MAX} bytes. Its first {OVERSIZED_BYTES_KEPT} are kept"
+        " here. Check that the file has line ends, and say it in less."
+    )
+    return FileRow(Violation("too-large", detail), line[:OVERSIZED_BYTES_KEPT])
+
+
+def _converter(contract: Contract, name: str) -> Callable[[str], Any]:
     """From a field's text to the column's type; what is not of it stays text, to be refused."""
     column = contract.column(name)
     kind = column.type if column is not None else "string"
-
-    def number(text: str) -> Any:
-        text = text.strip()
-        if not text:
-            return None
-        try:
-            return float(text) if kind == "float" and "_" not in text else int(text)
-        except ValueError:
-            return text
-
-    if kind in ("float", "integer"):
-        return number
+    if kind == "float":
+        return partial(_number, csvfile.DECIMAL, float)
+    if kind == "integer":
+        return partial(_number, csvfile.INTEGER, int)
     if kind == "boolean":
-        return lambda text: WORDS.get(text.strip().lower(), text) if text.strip() else None
+        return lambda text: (
+            WORDS.get(text.strip(csvfile.BLANKS).lower(), text) if text.strip() else None
+        )
     return lambda text: text or None
+
+
+def _number(grammar: re.Pattern[str], kind: type[float], text: str) -> Any:
+    found = csvfile.number(text, grammar)
+    if found is None:
+        return text if text.strip(csvfile.BLANKS) else None
+    return kind(found)
 
 
 def _parquet_rows(path: Path, contract: Contract, reader: ParquetReader) -> Iterator[FileRow]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from opentelemetry.trace import SpanKind
 
 from libs.common import flow, telemetry
+from libs.common.clock import Clock
 from libs.common.errors import ConflictError
 from libs.common.journal import Journal
 from libs.common.proof import Proof
@@ -36,6 +37,8 @@ BY = "service:ingest"
 # 32 bytes each, of a stream that began anew.
 HELD_KNOWN_MAX = 100_000
 STREAMS_KNOWN_MAX = 100
+AHEAD_S_MAX = 86_400.0
+MICROSECONDS = 1_000_000
 
 Notice = Callable[[str, str], None]
 
@@ -48,6 +51,9 @@ class Intake:
     streams: Streams
     sources: Sources
     notice: Notice
+    clock: Clock
+    # How far ahead of the clock an event's time may be.
+    ahead_s_max: float = AHEAD_S_MAX
     # Of streams that began anew: the epoch, and what was held before it.
     _known: dict[str, tuple[int, frozenset[bytes]]] = field(default_factory=dict)
 
@@ -72,7 +78,8 @@ class Intake:
         terms = await self.sources.terms(tenant, source)
         known = await self._held_before(position)
         origin = f"{topic}/{partition}"
-        gathered = await asyncio.to_thread(gather, terms.checker, records, origin, known)
+        latest_us = round((self.clock.now().timestamp() + self.ahead_s_max) * MICROSECONDS)
+        gathered = await asyncio.to_thread(gather, terms.checker, records, origin, known, latest_us)
         first, *others = gathered.traceparents or [""]
         with telemetry.span(
             "commit chunk",
@@ -91,6 +98,8 @@ class Intake:
                 contract_revision=terms.revision,
                 chunks=chunks,
                 held=held,
+                reasons=gathered.reasons,
+                examples=gathered.examples,
                 traceparent=telemetry.traceparent(),
                 proof=proof,
             )
@@ -114,6 +123,8 @@ class Intake:
                 "earlier_held": position.version
                 if position.state.held
                 else position.state.earlier_held,
+                "reasons": {},
+                "examples": (),
                 "traceparent": "",
             }
         )

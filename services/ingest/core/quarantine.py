@@ -40,6 +40,7 @@ from services.ingest.core.streams import (
 from services.ingest.core.violation import WITHOUT_A_ROW, Violation
 
 KIND = "quarantine"
+MICROSECONDS = 1_000_000
 # A page looks at no more records than this, whatever it is asked to leave out.
 RECORDS_A_PAGE_MAX = 20_000
 _ID = re.compile(r"([a-z0-9-]{1,48})\.([a-z0-9]{1,20})\.([0-9]{1,18})\.([0-9]{1,9})")
@@ -193,7 +194,7 @@ class Quarantine:
         row = Row(
             position=0,
             identity=record.record.identity or f"/quarantine {record.id}",
-            occurred_us=record.record.occurred_us,
+            occurred_us=_occurred_us(record),
             value=bodies.parse(body),
             body=body,
             origin=record.record.origin,
@@ -298,6 +299,13 @@ def _newest_held(position: Position) -> int:
 def _place(token: str) -> Place:
     source, partition, version, number = paging.place(token, "", "", 0, 0)
     return source, partition, version, number
+
+
+def _occurred_us(record: Quarantined) -> int:
+    """When it occurred; of one whose time was wrong, when it came."""
+    if record.record.reason != "future":
+        return record.record.occurred_us
+    return min(record.record.occurred_us, round(record.at.timestamp() * MICROSECONDS))
 
 
 def _fault(terms: Terms, body: bytes) -> Violation | None:

@@ -10,8 +10,9 @@ on from are committed by one insert. The entries with held records are chained n
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -28,6 +29,24 @@ PAGE = 500
 UNPROVEN = Proof()  # Of what does not come from a log.
 
 
+class Lines(BaseModel):
+    """Of a file: what became of each of its lines, so that they add up."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accepted: int = 0
+    held: int = 0
+    # The header, and empty ones.
+    skipped: int = 0
+
+    @property
+    def read(self) -> int:
+        return self.accepted + self.held + self.skipped
+
+
+NO_LINES = Lines()
+
+
 class Committed(BaseModel):
     """The state of a stream after one entry; the totals are those since the source was created.
 
@@ -35,6 +54,9 @@ class Committed(BaseModel):
     epoch           grows when the log became another one: offsets mean other records then
     topic_id        of the topic that was read, and
     leader_epoch    of the record before `next_offset`: by them a shorter log is known; -1: not kept
+    reasons         of the records that this entry holds: how many for each
+    examples        what was wrong with the first of them
+    lines           of an uploaded file
     traceparent     of the span that committed it, in the trace of its first record
     """
 
@@ -50,6 +72,9 @@ class Committed(BaseModel):
     earlier_held: int = 0
     accepted_total: int = 0
     held_total: int = 0
+    reasons: dict[str, int] = {}
+    examples: tuple[str, ...] = ()
+    lines: Lines = NO_LINES
     traceparent: str = ""
 
     @property
@@ -84,6 +109,9 @@ class Position:
         held: Sequence[StoredChunk],
         traceparent: str,
         proof: Proof = UNPROVEN,
+        reasons: Mapping[str, int] = MappingProxyType({}),
+        examples: tuple[str, ...] = (),
+        lines: Lines = NO_LINES,
     ) -> Committed:
         """The state of the next entry."""
         last = self.state
@@ -98,6 +126,9 @@ class Position:
             earlier_held=self.version if last.held else last.earlier_held,
             accepted_total=last.accepted_total + sum(chunk.rows for chunk in chunks),
             held_total=last.held_total + sum(chunk.rows for chunk in held),
+            reasons=dict(reasons),
+            examples=examples,
+            lines=lines,
             traceparent=traceparent,
         )
 

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import itertools
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from libs.common.clock import Clock
 from libs.common.errors import InvalidInputError, LimitError
 from libs.common.journal import Change, Journal
 from libs.common.stores.ports import Entry, ObjectStore
-from services.ingest.core.chunk import Gathered, Gathering, Row, StoredChunk, digest
+from services.ingest.core.chunk import EXAMPLES_MAX, Gathered, Gathering, Row, StoredChunk, digest
 from services.ingest.core.files import FILE_BYTES_MAX, FileFormat, FileRow, json_row, read_rows
 from services.ingest.core.intake import Notice
 from services.ingest.core.limits import (
@@ -28,7 +29,15 @@ from services.ingest.core.limits import (
 )
 from services.ingest.core.objects import store_file
 from services.ingest.core.sources import Sources, Terms
-from services.ingest.core.streams import UPLOAD, Streams, change, committed, position_of, stream
+from services.ingest.core.streams import (
+    UPLOAD,
+    Lines,
+    Streams,
+    change,
+    committed,
+    position_of,
+    stream,
+)
 from services.ingest.ports import ParquetReader
 
 RECORDS_A_MESSAGE_MAX = 10_000
@@ -38,10 +47,15 @@ MICROSECONDS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Summary:
+    """`reasons` of the held records, `examples` of what was wrong, `lines` of a file."""
+
     source: str
     accepted: int
     held: int
     repeated: bool
+    reasons: Mapping[str, int]
+    examples: tuple[str, ...]
+    lines: Lines
 
 
 @dataclass(slots=True)
@@ -53,8 +67,16 @@ class Spooled:
     held: list[tuple[Path, int]] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
+    lines: int = 0
+    skipped: int = 0
+    accepted_lines: int = 0
+    reasons: Counter[str] = field(default_factory=Counter[str])
+    examples: tuple[str, ...] = ()
 
     def add(self, gathered: Gathered) -> None:
+        self.accepted_lines += gathered.accepted_lines
+        self.reasons.update(gathered.reasons)
+        self.examples = (*self.examples, *gathered.examples)[:EXAMPLES_MAX]
         for content, rows, kept in (
             (gathered.accepted, gathered.accepted_rows, self.chunks),
             (gathered.held, gathered.held_rows, self.held),
@@ -81,7 +103,7 @@ class Uploads:
         """JSON objects, in parts of at most 10,000."""
         key = self._key(key)
         terms = await self.sources.terms(tenant, source)
-        earlier = await self._earlier(tenant, source, key)
+        cause, earlier = await self._earlier(tenant, source, key, terms)
         if earlier is not None:
             return earlier
         now = self.clock.now()
@@ -95,7 +117,7 @@ class Uploads:
                     await asyncio.to_thread(_gather, terms, key, now, spooled, waiting)
                     waiting = []
             await asyncio.to_thread(_gather, terms, key, now, spooled, waiting)
-            return await self._commit(tenant, source, key, by, terms, spooled)
+            return await self._commit(tenant, source, cause, by, terms, spooled)
 
     async def take_file(
         self,
@@ -112,7 +134,7 @@ class Uploads:
         """
         key = self._key(key)
         terms = await self.sources.terms(tenant, source)
-        earlier = await self._earlier(tenant, source, key)
+        cause, earlier = await self._earlier(tenant, source, key, terms)
         if earlier is not None:
             return earlier
         now = self.clock.now()
@@ -129,7 +151,7 @@ class Uploads:
                     which="file",
                     next_step="Check that it was written to its end; nothing of it was taken.",
                 )
-            return await self._commit(tenant, source, key, by, terms, spooled)
+            return await self._commit(tenant, source, cause, by, terms, spooled)
 
     def _key(self, key: str) -> str:
         if len(key) > KEY_CHARACTERS_MAX or not key.isprintable():
@@ -140,12 +162,27 @@ class Uploads:
             )
         return key or self.clock.new_id()
 
-    async def _earlier(self, tenant: str, source: str, key: str) -> Summary | None:
-        entry = await self.journal.store.by_cause(stream(tenant, source, UPLOAD), key)
-        return _summary(entry, repeated=True) if entry is not None else None
+    async def _earlier(
+        self, tenant: str, source: str, key: str, terms: Terms
+    ) -> tuple[str, Summary | None]:
+        """The cause to take an upload under, or what became of it when it was taken before.
+
+        What was held under an earlier contract may be right under this one: it is judged again. Its
+        rows keep their identities, so that those accepted before do not count twice.
+        """
+        uploads = stream(tenant, source, UPLOAD)
+        first = await self.journal.store.by_cause(uploads, key)
+        if first is None:
+            return key, None
+        judged = committed(first)
+        if not judged.held_rows or judged.contract_revision == terms.revision:
+            return key, _summary(first, repeated=True)
+        again = f"{key}@{terms.revision}"
+        entry = await self.journal.store.by_cause(uploads, again)
+        return again, None if entry is None else _summary(entry, repeated=True)
 
     async def _commit(
-        self, tenant: str, source: str, key: str, by: str, terms: Terms, spooled: Spooled
+        self, tenant: str, source: str, cause: str, by: str, terms: Terms, spooled: Spooled
     ) -> Summary:
         chunks = await self._store(tenant, "chunk", spooled.chunks)
         held = await self._store(tenant, "held", spooled.held)
@@ -160,11 +197,18 @@ class Uploads:
                 chunks=chunks,
                 held=held,
                 traceparent=telemetry.traceparent(),
+                reasons=spooled.reasons,
+                examples=spooled.examples,
+                lines=Lines(
+                    accepted=spooled.accepted_lines,
+                    held=spooled.lines - spooled.accepted_lines,
+                    skipped=spooled.skipped,
+                ),
             )
             made_here = True
             return change("UploadCommitted", state)
 
-        entry = await self.journal.decide(stream(tenant, source, UPLOAD), key, by, decide)
+        entry = await self.journal.decide(stream(tenant, source, UPLOAD), cause, by, decide)
         self.notice(tenant, source)
         return _summary(entry, repeated=not made_here)
 
@@ -256,6 +300,9 @@ def _gather(
 
 def _numbered(key: str, now: datetime, spooled: Spooled, rows: Sequence[FileRow]) -> list[Row]:
     """The rows that come next in an upload, as those they are. Raises LimitError."""
+    spooled.skipped += sum(row.lines for row in rows if row.is_none)
+    rows = [row for row in rows if not row.is_none]
+    spooled.lines += sum(row.lines for row in rows)
     spooled.bytes += _weight(rows)
     if spooled.rows + len(rows) > ROWS_MAX or spooled.bytes > FILE_BYTES_MAX:
         raise LimitError(
@@ -274,6 +321,7 @@ def _numbered(key: str, now: datetime, spooled: Spooled, rows: Sequence[FileRow]
             value=row.value,
             body=row.body,
             origin=f"upload/{key}/{number}",
+            lines=row.lines,
         )
         for number, row in enumerate(rows, first)
     ]
@@ -286,4 +334,12 @@ def _weight(rows: Sequence[FileRow]) -> int:
 def _summary(entry: Entry, *, repeated: bool) -> Summary:
     state = committed(entry)
     _, _, source, _ = entry.aggregate.split("/")
-    return Summary(source, state.accepted, state.held_rows, repeated)
+    return Summary(
+        source,
+        state.accepted,
+        state.held_rows,
+        repeated,
+        state.reasons,
+        state.examples,
+        state.lines,
+    )

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from services.ingest.core.contract import PLAIN_TYPES, Column, Contract, Scalar
+from services.ingest.core.moments import MomentError, is_plain, moment
 from services.ingest.core.violation import Violation, shown
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
@@ -163,7 +164,7 @@ def _ticks(value: datetime | str) -> int:
 def _beyond(column: Column, values: Sequence[Any], types: set[type]) -> list[int]:
     """Positions of values that may be out of range; all of them where a quick look is no use."""
     if column.type == "timestamp":
-        return [at for at, value in enumerate(values) if not _quick_timestamp(value)]
+        return [at for at, value in enumerate(values) if not is_plain(value)]
     if column.allowed is not None:
         allowed = frozenset(column.allowed) | (set() if column.required else {None})
         try:
@@ -186,13 +187,6 @@ def _beyond(column: Column, values: Sequence[Any], types: set[type]) -> list[int
     return beyond.arg_true().to_list()
 
 
-def _quick_timestamp(value: Any) -> bool:
-    try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except (TypeError, ValueError):
-        return value is None
-
-
 def _value(column: Column, value: Any) -> Any:
     """The value as the column keeps it, or a Violation. None in a column that may lack it."""
     if isinstance(value, dict):
@@ -206,8 +200,13 @@ def _value(column: Column, value: Any) -> Any:
             )
         return None
     if column.type == "timestamp":
-        at = _timestamp(value)
-        return _mistyped(column, value) if at is None else at
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            return value
+        try:
+            return moment(value, column.timezone)
+        except MomentError as error:
+            said = f"Column {column.name!r} is {_wanted(column)}, not {shown(value)}, {error}."
+            return Violation("type", said)
     if type(value) not in PLAIN_TYPES[column.type]:
         return _mistyped(column, value)
     return _in_range(column, value)
@@ -225,16 +224,6 @@ def _without_unit(column: Column, given: dict[str, Any]) -> Any:
             " Convert it and mend the record: units are never converted silently.",
         )
     return given["value"]
-
-
-def _timestamp(value: Any) -> datetime | None:
-    """None for what is no moment in time: text that cannot be read, or one without an offset."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-    return value if isinstance(value, datetime) and value.tzinfo is not None else None
 
 
 def _mistyped(column: Column, value: Any) -> Violation:
@@ -279,5 +268,11 @@ def _among(value: Scalar, allowed: list[Scalar]) -> bool:
 def _wanted(column: Column) -> str:
     article = "an" if column.type == "integer" else "a"
     unit = f" in {column.unit}" if column.unit else ""
-    rest = " in RFC 3339 with an offset" if column.type == "timestamp" else ""
+    rest = ""
+    if column.type == "timestamp":
+        rest = (
+            f" in RFC 3339, of {column.timezone} where it has no offset"
+            if column.timezone
+            else (" in RFC 3339 with an offset")
+        )
     return f"{article} {column.type}{unit}{rest}"

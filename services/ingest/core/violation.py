@@ -15,6 +15,8 @@ Reason = Literal[
     "envelope",
     "too-large",
     "unreadable",
+    "doubtful",
+    "future",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 # Of these there is no row that could be sent in as it is.
@@ -24,8 +26,11 @@ SHOWN_CHARACTERS_MAX = 80
 
 @dataclass(frozen=True, slots=True)
 class Violation:
+    """`row` is the row in it all the same, where there is one that may be taken as it is."""
+
     reason: Reason
     detail: str
+    row: object = None
 
 
 def shown(value: object) -> str:

@@ -89,6 +89,11 @@ def summary_message(summary: Summary) -> pb.UploadSummary:
         accepted=summary.accepted,
         quarantined=summary.held,
         repeated_upload=summary.repeated,
+        reasons=summary.reasons,
+        examples=summary.examples,
+        lines_accepted=summary.lines.accepted,
+        lines_quarantined=summary.lines.held,
+        lines_skipped=summary.lines.skipped,
     )
 
 

@@ -17,7 +17,7 @@ import math
 import resource
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,6 +37,8 @@ BATCH_ROWS = 1_000
 # So much of a batch becomes Python's objects at once.
 OPENED_BYTES_MAX = 4 * MEBIBYTE
 PAGE_BYTES = 4096
+EPOCH = datetime(1970, 1, 1)  # Offsets are said beside it.
+UNITS_A_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 class RefusedError(Exception):
@@ -138,6 +140,7 @@ def _rows(batch: Any, number: int) -> Iterator[bytes]:
     step = batch.num_rows
     if int(widths.sum()) > OPENED_BYTES_MAX:
         step = max(1, OPENED_BYTES_MAX // longest)
+    batch = _with_times_as_text(batch)
     odd = [
         column
         for column, values in zip(batch.schema.names, batch.columns, strict=True)
@@ -174,6 +177,58 @@ def _widths(column: Any) -> Any:
     return pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
 
 
+def _with_times_as_text(batch: Any) -> Any:
+    """Dates and times as RFC 3339, with all their digits and the offset that they have or have not.
+
+    What becomes of those without an offset, and of those finer than what is kept, is the contract's
+    to say, as for text. Python's own types know no nanoseconds and no year 10000.
+    """
+    import pyarrow as pa
+
+    columns = [
+        pa.array(_time_texts(column), pa.string()) if _is_time(column.type) else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _is_time(type_: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_timestamp(type_) or pa.types.is_date(type_)
+
+
+def _time_texts(column: Any) -> list[str | None]:
+    import pyarrow as pa
+
+    if pa.types.is_date(column.type):
+        days = column.cast(pa.date32()).cast(pa.int32()).to_pylist()
+        return [None if day is None else _date(day) for day in days]
+    a_second = UNITS_A_SECOND[column.type.unit]
+    digits = len(str(a_second)) - 1
+    offset = "+00:00" if column.type.tz else ""
+    return [
+        None if ticks is None else _time(ticks, a_second, digits) + offset
+        for ticks in column.cast(pa.int64()).to_pylist()
+    ]
+
+
+def _date(day: int) -> str:
+    try:
+        return (EPOCH + timedelta(days=day)).date().isoformat()
+    except OverflowError:
+        return f"day {day} since 1970"
+
+
+def _time(ticks: int, a_second: int, digits: int) -> str:
+    seconds, fraction = divmod(ticks, a_second)
+    try:
+        at = (EPOCH + timedelta(seconds=seconds)).isoformat()
+    except OverflowError:
+        return f"{ticks}/{a_second} s since 1970"
+    return f"{at}.{fraction:0{digits}d}" if fraction else at
+
+
 def _is_odd(column: Any) -> bool:
     """Whether it holds what JSON would silently make null."""
     import pyarrow as pa
@@ -195,8 +250,6 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else {"float": str(value)}
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, datetime):
-        return value.isoformat()
     return {type(value).__name__: str(value)}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     Field,
@@ -19,10 +18,12 @@ from pydantic import (
     model_validator,
 )
 
+from libs.common import yaml_text
 from libs.common.errors import InvalidInputError
 from services.trainer.core.steps import VERBS, Export, Select, Step, Strict, Train
 
 DEFINITION_BYTES_MAX = 64 * 1024
+DEFINITION_DEPTH_MAX = 16
 STEPS_MAX = 32
 FEATURES_MAX = 1_000
 ERRORS_SHOWN_MAX = 5
@@ -225,20 +226,12 @@ def parse(definition_yaml: str) -> Definition:
             next_step="Keep data out of it: it names a dataset.",
         )
     try:
-        document = yaml.safe_load(definition_yaml)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        document = yaml_text.load(definition_yaml, DEFINITION_DEPTH_MAX)
+    except yaml_text.YamlError as error:
         raise InvalidInputError(
-            f"The pipeline's definition is not YAML: {getattr(error, 'problem', error)}{where}.",
+            f"The pipeline's definition cannot be read: {error}.",
             which="definition_yaml",
             next_step=f"Mend that line; {REFERENCE} shows an example.",
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(
-            "The pipeline's definition holds a value that YAML cannot read.",
-            which="definition_yaml",
-            next_step=f"{REFERENCE} shows an example.",
         ) from error
     return from_document(document)
 
@@ -278,8 +271,8 @@ def with_parameters(definition: Definition, parameters: Mapping[str, str]) -> De
                 else f"Write <step>.<parameter>, where step is one of {', '.join(places)}.",
             )
         try:
-            target[field] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            target[field] = yaml_text.load(text, DEFINITION_DEPTH_MAX)
+        except yaml_text.YamlError as error:
             raise InvalidInputError(
                 f"The value of the parameter {path!r} cannot be read.",
                 which=path,

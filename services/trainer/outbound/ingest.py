@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import yaml
-
+from libs.common import yaml_text
 from libs.common.errors import IntegrityError, NotFoundError
 from libs.common.pb.basalt.v1 import ingest_pb2 as pb
 from libs.common.pb.basalt.v1.ingest_pb2_grpc import IngestServiceStub
@@ -43,7 +42,7 @@ class IngestDatasets:
                 answer = await self._stub.GetSource(pb.GetSourceRequest(name=dataset))
         except NotFoundError:
             return Columns()
-        contract = yaml.safe_load(answer.source.contract_yaml) or {}
+        contract = yaml_text.load(answer.source.contract_yaml) or {}
         columns = contract.get("columns") or []
         by_role = {
             role: [str(column["name"]) for column in columns if column.get("role") == role]

@@ -82,7 +82,7 @@ def test_model_that_answered_is_named(server: Answering, tmp_path: Path) -> None
         ('{"age": 1}\n{"age": \n', "Line 2 of - is no JSON object"),
         ('{"age": 1}\n[1]\n', "Line 2 of - is no JSON object"),
         ("{" * 100_000, "Line 1 of - is no JSON object"),
-        ("age\n" + "1" * 200_000, "- is not CSV: field larger than field limit"),
+        ("age\n" + "1" * 1_100_000, "Line 2 is over 1048576 bytes"),
     ],
 )
 def test_rows_that_are_none(server: Answering, content: str, what: str) -> None:
@@ -121,7 +121,7 @@ def test_file_that_cannot_be_read(server: Answering, tmp_path: Path) -> None:
     for ending in ("csv", "parquet"):
         missing = tmp_path / f"missing.{ending}"
         assert f"{missing}: No such file or directory." in complaint(missing)
-    assert "is no text in UTF-8" in complaint("-", b"\xff")
+    assert "It is not UTF-8." in complaint("-", b"\xff")
 
 
 def test_parquet_where_polars_is_not_installed(server: Answering, tmp_path: Path) -> None:
@@ -137,3 +137,19 @@ def test_parquet_where_polars_is_not_installed(server: Answering, tmp_path: Path
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{rows} is Parquet, which is read with polars" in done.stderr
     assert "Next: Install polars (the extra `parquet` of basalt)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ('age,dose\n1,"2\n3,4\n', "Line 2: A quotation mark is opened and nothing closes it."),
+        ("age,dose\n1,2,3\n", "Line 2: It has 3 fields, but the header names 2."),
+        ("age,dose\n1,2\n3\n", "Line 3: It has 1 fields"),
+        ('{"age": 1, "age": 2}\n', "Line 1 of - has 'age' twice."),
+    ],
+)
+def test_rows_are_read_as_an_upload_is_and_a_fault_refuses_them(
+    server: Answering, content: str, what: str
+) -> None:
+    assert what in complaint("-", content)
+    assert server.calls == []

@@ -40,10 +40,10 @@ def test_defaults_are_written_out_and_read_again() -> None:
         ("name: tumours", "name: Big Tumours", "name: String should match"),
         ("accuracy_min: 0.9", "accuracy: 0.9", "gates.accuracy: no such field"),
         ("[dataset_versioned, drift_detected]", "[full_moon]", "triggers.0"),
-        ("name: tumours", "name: [", "not YAML"),
+        ("name: tumours", "name: [", "cannot be read: line "),
         (PIPELINE, "- 1", "not a mapping"),
         (PIPELINE, "", "not a mapping"),
-        (PIPELINE, "at: 2026-99-99", "cannot read"),
+        (PIPELINE, "at: 2026-99-99", "at: no such field"),
         (PIPELINE, "description: " + "x" * 70_000, "over 65536 bytes"),
     ],
 )

@@ -21,6 +21,7 @@ from basalt.cli.output import (
     console,
     fields,
     listed,
+    note,
     plain,
     read_text,
     short,
@@ -158,6 +159,26 @@ def upload(
     else:
         accepted = f"{summary.accepted} records accepted"
         told(summary, json, f"{accepted}, {summary.quarantined} in quarantine.")
+    if not json:
+        _explain(summary)
+    if summary.quarantined and not summary.accepted:
+        raise typer.Exit(1)
+
+
+def _explain(summary: pb.UploadSummary) -> None:
+    """What became of the lines, and what is wrong with those in quarantine."""
+    lines = summary.lines_accepted + summary.lines_quarantined + summary.lines_skipped
+    if lines:
+        note(
+            f"{lines} lines: {summary.lines_accepted} accepted, {summary.lines_quarantined} in"
+            f" quarantine, {summary.lines_skipped} header or empty."
+        )
+    if summary.quarantined:
+        reasons = sorted(summary.reasons.items(), key=lambda each: -each[1])
+        note("In quarantine: " + ", ".join(f"{count} {reason}" for reason, count in reasons) + ".")
+        for example in summary.examples:
+            note(f"  {example}")
+        note(f"See all: basalt quarantine list --source {summary.source}")
 
 
 def format_of(file: Path) -> pb.FileFormat:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json as jsonlib
 import sys
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from basalt import csvfile
 from basalt.cli.client import platform
 from basalt.cli.data import format_of
-from basalt.cli.output import Json, as_json, console, note, read_text, say, short, table
+from basalt.cli.output import Json, as_json, console, note, say, short, table
 from basalt.errors import InvalidInputError
 from basalt.pb.basalt.v1 import ingest_pb2
 from basalt.prediction import Prediction
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS_MAX = 50
 STANDARD_INPUT = "-"
+# As `ingest` takes it.
+RECORD_BYTES_MAX = 1024 * 1024
 FORM = "Give CSV with a header, one JSON object a line (.jsonl), or Parquet."
 
 
@@ -83,14 +85,14 @@ def _sureness(answer: Prediction, row: int) -> str:
 
 def _rows(path: Path) -> Rows:
     if str(path) == STANDARD_INPUT:
-        content = _standard_input()
-        read = _json_rows if content.lstrip().startswith("{") else _csv_rows
+        content = sys.stdin.buffer.read()
+        read = _json_rows if content.lstrip().startswith(b"{") else _csv_rows
         found = read(path, content)
     elif (form := format_of(path)) == ingest_pb2.FILE_FORMAT_PARQUET:
         found = _parquet_rows(path)
     else:
         read = _json_rows if form == ingest_pb2.FILE_FORMAT_JSON_LINES else _csv_rows
-        found = read(path, read_text(path))
+        found = read(path, path.read_bytes())
     if not len(found):
         raise InvalidInputError(f"{path} holds no rows.", which=str(path), next_step=FORM)
     return found
@@ -113,34 +115,48 @@ def _parquet_rows(path: Path) -> DataFrame:
             raise InvalidInputError(f"{path} is {why}.", which=str(path), next_step=FORM) from error
 
 
-def _json_rows(path: Path, content: str) -> list[dict[str, Any]]:
-    lines = enumerate(content.split("\n"), 1)
+def _json_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
+    lines = enumerate(content.removeprefix(csvfile.BYTE_ORDER_MARK).split(b"\n"), 1)
     return [_row(path, number, line) for number, line in lines if line.strip()]
 
 
-def _csv_rows(path: Path, content: str) -> list[dict[str, Any]]:
+def _csv_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """As the platform reads an upload, but that a fault refuses the file: nobody could mend it."""
+    if not content.strip():
+        return []
     try:
-        return list(csv.DictReader(io.StringIO(content, newline="")))
-    except csv.Error as error:
+        reader = csvfile.CsvReader(io.BytesIO(content), RECORD_BYTES_MAX, RECORD_BYTES_MAX)
+        rows: list[dict[str, Any]] = []
+        for each in reader.rows(lambda _: False):
+            if each.too_long:
+                raise csvfile.CsvError(f"Line {each.number} is over {RECORD_BYTES_MAX} bytes.")
+            if each.fault:
+                raise csvfile.CsvError(f"Line {each.number}: {each.fault}")
+            if each.fields:
+                rows.append(dict(zip(reader.header, each.fields, strict=True)))
+    except csvfile.CsvError as error:
         raise InvalidInputError(
-            f"{path} is not CSV: {error}.", which=str(path), next_step=FORM
+            f"{path} cannot be read as CSV. {error}", which=str(path), next_step=FORM
         ) from error
+    return rows
 
 
-def _standard_input() -> str:
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    twice: list[str] = []
+
+    def see(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice.extend(name for name in names if names.count(name) > 1)
+        return dict(pairs)
+
     try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(
-            "The standard input is no text in UTF-8.", which="-", next_step="Send CSV or JSON."
-        ) from error
-
-
-def _row(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = jsonlib.loads(line)
-    except (jsonlib.JSONDecodeError, RecursionError):
+        row = jsonlib.loads(line, object_pairs_hook=see)
+    except (ValueError, RecursionError):
         row = None
+    if twice:
+        raise InvalidInputError(
+            f"Line {number} of {path} has {twice[0]!r} twice.", which=str(path), next_step=FORM
+        )
     if not isinstance(row, dict):
         raise InvalidInputError(
             f"Line {number} of {path} is no JSON object.", which=str(path), next_step=FORM

@@ -173,16 +173,33 @@ class UploadRecordsResponse(_message.Message):
     def __init__(self, summary: _Optional[_Union[UploadSummary, _Mapping]] = ...) -> None: ...
 
 class UploadSummary(_message.Message):
-    __slots__ = ("source", "accepted", "quarantined", "repeated_upload")
+    __slots__ = ("source", "accepted", "quarantined", "repeated_upload", "reasons", "examples", "lines_accepted", "lines_quarantined", "lines_skipped")
+    class ReasonsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     REPEATED_UPLOAD_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LINES_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    LINES_QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    LINES_SKIPPED_FIELD_NUMBER: _ClassVar[int]
     source: str
     accepted: int
     quarantined: int
     repeated_upload: bool
-    def __init__(self, source: _Optional[str] = ..., accepted: _Optional[int] = ..., quarantined: _Optional[int] = ..., repeated_upload: _Optional[bool] = ...) -> None: ...
+    reasons: _containers.ScalarMap[str, int]
+    examples: _containers.RepeatedScalarFieldContainer[str]
+    lines_accepted: int
+    lines_quarantined: int
+    lines_skipped: int
+    def __init__(self, source: _Optional[str] = ..., accepted: _Optional[int] = ..., quarantined: _Optional[int] = ..., repeated_upload: _Optional[bool] = ..., reasons: _Optional[_Mapping[str, int]] = ..., examples: _Optional[_Iterable[str]] = ..., lines_accepted: _Optional[int] = ..., lines_quarantined: _Optional[int] = ..., lines_skipped: _Optional[int] = ...) -> None: ...
 
 class UploadFileRequest(_message.Message):
     __slots__ = ("source", "idempotency_key", "format", "part", "last")
