@@ -237,7 +237,8 @@ class _Settings:
 
 def _all_serving(home: Home, service: str) -> bool:
     """Whether it serves, and still has all that it listens on."""
-    sockets = map(home.socket, LISTENS_TOO.get(service, ()))
+    # gRPC is asked only where somebody listens: it need not try, and fail, again and again.
+    sockets = map(home.socket, (service, *LISTENS_TOO.get(service, ())))
     return all(unix.answers(socket) for socket in sockets) and _serving(home.socket(service))
 
 

@@ -95,6 +95,7 @@ class Answering(grpc.GenericRpcHandler):
         async def one(request: Any, context: Any) -> Any:
             async with _refusing(context):
                 if method.client_streaming:
+                    await context.send_initial_metadata((("basalt-takes-it", "1"),))
                     request = [each async for each in request]
                 self.calls.append(Call(name, request, metadata))
                 return await _settled(self.handlers[name](request, metadata))

@@ -211,8 +211,8 @@ class SqliteJournal:
             raise DependencyError(
                 "The journal's file is gone, and there was one.",
                 which="journal",
-                next_step=f"Put {self._path.name} back with what was beside it (-wal), or remove"
-                f" {made.name} to begin without anything that there was.",
+                next_step="Put it back with what was beside it (-wal), or remove the file beside it"
+                f" that ends in {MADE}, to begin without anything that there was.",
                 inside=str(self._path),
             )
         try:

@@ -50,6 +50,10 @@ from basalt.rows import Rows
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 600.0
+# What the platform says when it has heard what a stream is, and takes it.
+TAKES_IT = "basalt-takes-it"
+# An earlier release does not say so.
+HEARD_S_MAX = 2.0
 RETRY_S = 0.1
 RETRY_S_MAX = 2.0
 RENEW_S_MAX = 5.0
@@ -214,15 +218,26 @@ class AsyncClient:
         *,
         timeout_s: float = SEND_TIMEOUT_S,
     ) -> Any:
-        """A call to which a stream of messages is sent; what `requests` raises ends it."""
+        """A call to which a stream of messages is sent; what `requests` raises ends it.
+
+        The first message says what the others are, and they are sent once it was heard: an answer
+        that comes before the end, as of a file that was there before, would get lost in a write
+        that nobody takes any more.
+        """
         metadata = await self._metadata({"idempotency-key": uuid4().hex})
         self._refuse_closed()
         raised: list[Exception] = []
 
         async def each() -> AsyncIterator[Any]:
+            asked = False
             try:
                 async for request in requests:
+                    if asked and call.done():
+                        return
                     yield request
+                    if not asked:
+                        await _heard(call)
+                        asked = True
             except Exception as error:
                 raised.append(error)
                 call.cancel()
@@ -395,3 +410,15 @@ def _authority(file: str) -> bytes:
         what = f"The authority's certificate {file} cannot be read: {error.strerror}."
         raise InvalidInputError(what, which="tls_ca", next_step=AUTHORITY) from error
     return authority
+
+
+async def _heard(call: Any) -> None:
+    """Returns once the platform takes what follows, or has answered already."""
+    said = asyncio.ensure_future(call.initial_metadata())
+    await asyncio.wait({said}, timeout=HEARD_S_MAX)
+    if not said.done():
+        said.cancel()
+    elif said.cancelled() or said.exception() or TAKES_IT not in dict(said.result() or ()):
+        # It was answered: the answer is a moment away.
+        answered = asyncio.ensure_future(call.code())
+        await asyncio.wait({answered}, timeout=HEARD_S_MAX)

@@ -16,23 +16,30 @@ def parse(body: bytes | bytearray | memoryview | str | None) -> Any:
     lost whoever reads it, and for what is nested more deeply than anything we write.
     """
     value = orjson.loads(body)  # pyright: ignore[reportArgumentType] - None is refused.
-    content = body.encode() if isinstance(body, str) else bytes(body or b"")
-    # Two quick counts spare nearly every record the walk.
-    shallow = content.count(b"[") + content.count(b"{") <= JSON_DEPTH_MAX
-    if not shallow and _deeper(value, JSON_DEPTH_MAX):
-        raise orjson.JSONDecodeError(f"it is nested more than {JSON_DEPTH_MAX} deep", "", 0)
-    if content.count(b'"') != _quotes(value) and (twice := _repeated_key(content)) is not None:
+    content = body if isinstance(body, bytes) else _bytes(body)
+    # A count spares nearly every record the walk.
+    if content.count(b"{") > 1 or b"[" in content:
+        if _deeper(value, JSON_DEPTH_MAX):
+            raise orjson.JSONDecodeError(f"it is nested more than {JSON_DEPTH_MAX} deep", "", 0)
+        expected = _quotes(value)
+    elif isinstance(value, dict):
+        expected = 2 * (len(value) + [*map(type, value.values())].count(str))
+    else:
+        return value
+    # Marks that are escaped make more, too: only then every key is looked at.
+    if content.count(b'"') != expected and (twice := _repeated_key(content)) is not None:
         raise orjson.JSONDecodeError(f"it has the key {shown(twice)} twice", "", 0)
     return value
+
+
+def _bytes(body: bytearray | memoryview | str | None) -> bytes:
+    return body.encode() if isinstance(body, str) else bytes(body or b"")
 
 
 def _quotes(value: Any) -> int:
     """How many quotation marks its JSON has, unless some are escaped or a key is there twice."""
     if isinstance(value, dict):
-        kinds = list(map(type, value.values()))
-        inner = sum(map(_quotes, value.values())) if dict in kinds or list in kinds else 0
-        # Those inside of what is nested are counted there, the texts beside it here.
-        return 2 * len(value) + (inner or 2 * kinds.count(str))
+        return 2 * len(value) + sum(map(_quotes, value.values()))
     if isinstance(value, list):
         return sum(map(_quotes, value))
     return 2 if isinstance(value, str) else 0

@@ -20,6 +20,9 @@ from services.ingest.core.uploads import Uploads
 from services.ingest.inbound import messages
 from services.ingest.ports import SourceKeys
 
+# Told as soon as an upload's first message was heard and what follows is taken, so that a client
+# sends nothing to who has answered already.
+TAKES_IT = (("basalt-takes-it", "1"),)
 RPC_NAME = pb.DESCRIPTOR.services_by_name["IngestService"].full_name
 
 
@@ -114,6 +117,7 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         first = await _first(requests)
 
         async def parts() -> AsyncIterator[Sequence[bytes]]:
+            await context.send_initial_metadata(TAKES_IT)
             async for request in _whole(first, requests):
                 yield request.records
 
@@ -129,6 +133,7 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         first = await _first(requests)
 
         async def parts() -> AsyncIterator[bytes]:
+            await context.send_initial_metadata(TAKES_IT)
             async for request in _whole(first, requests):
                 yield request.part
 

@@ -15,6 +15,9 @@ import polars as pl
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from basalt.aio import AsyncClient
+from basalt.errors import BasaltError
+from basalt.pb.basalt.v1 import ingest_pb2 as client_pb
 from libs.common import flow
 from libs.common.pb.basalt.v1 import health_pb2
 from libs.common.pb.basalt.v1 import ingest_pb2 as pb
@@ -37,6 +40,7 @@ SOURCES = [new_source() for _ in range(2)]
 class Service:
     stub: IngestServiceStub
     channel: grpc.aio.Channel
+    address: str
     kafka: str
     ann: dict[str, Any]  # An engineer of acme.
     eve: dict[str, Any]  # An engineer of another tenant.
@@ -74,7 +78,7 @@ async def service(kafka: Kafka, tmp_path: Path) -> AsyncIterator[Service]:
         address = security.peers["ingest"]
         async with running(build(settings)), grpc.aio.insecure_channel(address) as channel:
             stub = IngestServiceStub(channel)
-            made = Service(stub, channel, kafka.bootstrap, ann, eve, monitoring)
+            made = Service(stub, channel, address, kafka.bootstrap, ann, eve, monitoring)
             await eventually(lambda: _knows_keys(made))
             yield made
 
@@ -179,6 +183,30 @@ async def test_quarantine_by_rpc(service: Service) -> None:
     get = pb.GetQuarantinedRequest(id=held.id)
     assert (await stub.GetQuarantined(get, **ann)).record == replayed
     assert (await service.seal()).row_count == 2
+
+
+async def test_what_is_answered_early_is_heard_however_much_is_sent(service: Service) -> None:
+    """A refusal, and an upload that was here before: nobody reads the rest."""
+    source = await service.put_source()
+    token = dict(service.ann["metadata"])["authorization"].removeprefix("Bearer ")
+
+    async def parts(to: str) -> AsyncIterator[client_pb.UploadFileRequest]:
+        yield client_pb.UploadFileRequest(
+            source=to, idempotency_key="large", format=client_pb.FILE_FORMAT_JSON_LINES
+        )
+        for number in range(200):
+            line = json.dumps(row(number)).encode() + b" " * 200_000 + b"\n"
+            yield client_pb.UploadFileRequest(part=line)
+        yield client_pb.UploadFileRequest(last=True)
+
+    async with AsyncClient(service.address, token=token) as client:
+        for _ in range(5):
+            with pytest.raises(BasaltError, match="no source"):
+                await client.send(client.ingest.UploadFile, parts("nowhere"))
+        for repeated in (False, True, True, True):
+            answer = await client.send(client.ingest.UploadFile, parts(source.name))
+            assert answer.summary.accepted == 200
+            assert answer.summary.repeated_upload == repeated
 
 
 async def test_uploads_by_rpc(service: Service) -> None:
