@@ -24,8 +24,9 @@ READY_S_MAX = 60.0
 STOP_S_MAX = 8.0
 PROBE_S_MAX = 2.0
 SERVER_LIVE = "/inference.GRPCInferenceService/ServerLive"
-# A channel of its own for each look: one that waits to connect again would tell of the past.
-ALONE = (("grpc.use_local_subchannel_pool", 1),)
+# A channel of its own for each look: one that waits to connect again would tell of the past. And
+# what is on this machine is not asked by way of the environment's proxies.
+ALONE = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 # The sockets that a service has besides its own.
 LISTENS_TOO = {"gateway": ("slow-grpc", "slow-rest"), "monitoring": ("otlp",)}
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
@@ -209,16 +209,27 @@ def run(service: Service) -> None:
     A stop is bounded by STOP_S_MAX; a process that cannot end (a thread hangs) is ended.
     """
     log_to_stderr(service.name, service.log_level)
+    with _refusal_in_one_line(service.name):
+        # Before gRPC has threads: they read the environment, which nobody may change meanwhile.
+        work.begin(service.work)
     flush_spans = telemetry.set_up(service.name, service.otlp, service.otlp_token)
     try:
-        work.begin(service.work)
-        with asyncio.Runner(loop_factory=service.event_loop) as runner:
+        with (
+            _refusal_in_one_line(service.name),
+            asyncio.Runner(loop_factory=service.event_loop) as runner,
+        ):
             runner.run(_live(service))
-    except BasaltError as error:
-        print(f"{service.name} cannot start: {error.whole}", file=sys.stderr)
-        raise SystemExit(1) from None
     finally:
         flush_spans()
+
+
+@contextlib.contextmanager
+def _refusal_in_one_line(service: str) -> Iterator[None]:
+    try:
+        yield
+    except BasaltError as error:
+        print(f"{service} cannot start: {error.whole}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 async def _live(service: Service) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import ctypes
+import os
 import re
+
+import pytest
 
 from tests.tidy.source import dotted, imported, is_within, name_of, python_files, tree
 
@@ -52,3 +56,14 @@ def test_every_folder_of_tests_is_a_package() -> None:
     folders = {path.parent for path in python_files("tests")}
 
     assert [name_of(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_no_test_changes_what_native_threads_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C library's environment: changed while gRPC's threads read it, it ends the process."""
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_char_p
+    monkeypatch.setenv("BASALT_SET_BY_A_TEST", "1")
+    monkeypatch.delenv("PATH")
+    assert os.environ["BASALT_SET_BY_A_TEST"] == "1"
+    assert libc.getenv(b"BASALT_SET_BY_A_TEST") is None
+    assert libc.getenv(b"PATH") is not None

@@ -12,7 +12,7 @@ import pytest
 from basalt.pb.basalt.v1 import inference_pb2 as pb
 from basalt.pb.inference import grpc_inference_service_pb2 as oip
 from tests.support.answering import Answering
-from tests.support.terminal import in_terminal, piped
+from tests.support.terminal import environment, in_terminal, piped
 
 VERSION = "basalt.v1.ModelService/GetModelVersion"
 INFER = "inference.GRPCInferenceService/ModelInfer"
@@ -132,7 +132,12 @@ def test_parquet_where_polars_is_not_installed(server: Answering, tmp_path: Path
         "sys.modules['polars'] = None; from basalt.cli import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment({}),
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{rows} is Parquet, which is read with polars" in done.stderr
