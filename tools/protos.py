@@ -1,9 +1,9 @@
 """Turns protos/ into Python, and refuses contracts that are stale, badly named or breaking.
 
-`python -m tools.protos generate` writes libs/common/pb and libs/sdk/basalt/pb, and what else the
-client has of the platform; `check` fails when
-they differ from what the contracts say, when a name breaks the rules, or when a change would break
-callers that were built against protos/released.binpb (see CONTRIBUTING.md).
+`python -m tools.protos generate` writes libs/common/pb and libs/sdk/basalt/pb, and copies what else
+the client has of the platform; `check` fails when they differ from what they are made from, when a
+name breaks the rules, or when a change would break callers that were built against
+protos/released.binpb (see CONTRIBUTING.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RELEASED = PROTOS / "released.binpb"
 # The platform and the client each carry the generated code, so that neither needs the other.
 PACKAGES = {"libs.common.pb": ROOT / "libs/common/pb", "basalt.pb": ROOT / "libs/sdk/basalt/pb"}
 # So do they of what both must read alike: the first is written, the second is copied.
-SHARED = {ROOT / "libs/common/csvfile.py": ROOT / "libs/sdk/basalt/csvfile.py"}
+SHARED = {ROOT / "libs/common/rowfile.py": ROOT / "libs/sdk/basalt/rowfile.py"}
 
 
 def proto_files() -> list[str]:

@@ -35,6 +35,21 @@ def write_durably(file: Path, content: bytes, mode: int = PRIVATE) -> None:
     sync_folder(file.parent)
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Of what is there, whatever its name is; None when there is nothing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def set_folder_aside(path: Path) -> None:
+    """Where a file is to be moved into place: nothing can be moved over a folder."""
+    if path.is_dir() and not path.is_symlink():
+        set_aside(path)
+
+
 def set_aside(path: Path) -> None:
     """Moves what is where something else belongs to `<name>.aside`; the last one is kept."""
     aside = path.with_name(f"{path.name}.aside")

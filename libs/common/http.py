@@ -17,13 +17,12 @@ from starlette.types import ASGIApp
 from libs.common.errors import DependencyError
 from libs.common.runtime import expected, lasting
 from libs.common.tls import ServerTls, tls_between
-from libs.common.unix import listener, path_of
+from libs.common.unix import answers, listener, path_of
 
 CONNECTIONS_MAX = 1_024
 KEEP_ALIVE_S = 75
 STOP_GRACE_S = 5
 LISTEN_BACKLOG = 256
-ANSWER_S_MAX = 1.0
 
 
 class _Uvicorn(uvicorn.Server):
@@ -78,8 +77,7 @@ class HttpServer:
         try:
             if path := path_of(self._listen):
                 return listener(path, LISTEN_BACKLOG)
-            host, _, port = self._listen.rpartition(":")
-            return _shared((host.strip("[]"), int(port)))
+            return _shared(self._listen)
         except (OSError, ValueError, OverflowError) as error:
             raise DependencyError(
                 f"{self._listen} cannot be listened on for {self.name}: {error}.",
@@ -99,18 +97,14 @@ class HttpServer:
         return f"{self.name} is no longer served." if ended else ""
 
 
-def _shared(address: tuple[str, int]) -> socket.socket:
+def _shared(listen: str) -> socket.socket:
     """Listens where a process of the same user may hold the port, as `basalt up` does.
 
     It holds it without listening, so that no other user takes it while its owner is away. Somebody
     who listens is one too many. Raises OSError.
     """
-    if address[1] and _answers(address):
+    host, _, port = listen.rpartition(":")
+    if int(port) and answers(listen):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    address = host.strip("[]"), int(port)
     return socket.create_server(address, backlog=LISTEN_BACKLOG, reuse_port=True)
-
-
-def _answers(address: tuple[str, int]) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(address, timeout=ANSWER_S_MAX):
-        return True
-    return False

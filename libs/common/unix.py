@@ -6,11 +6,12 @@ what is in a folder of mode 0700 needs no certificate, and nobody else ever gets
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 from pathlib import Path
 
-from libs.common.files import set_aside
+from libs.common.files import PRIVATE, set_folder_aside
 
 PREFIX = "unix:"
 ANSWER_S_MAX = 1.0
@@ -22,18 +23,32 @@ def path_of(address: str) -> Path | None:
 
 
 def answers(address: str) -> bool:
-    """Whether somebody accepts connections at `unix:PATH`."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+    """Whether somebody accepts connections at `unix:PATH` or host:port."""
+    with contextlib.suppress(OSError), _connected(address):
+        return True
+    return False
+
+
+def _connected(address: str) -> socket.socket:
+    """Raises OSError."""
+    path = path_of(address)
+    if path is None:
+        host, _, port = address.rpartition(":")
+        return socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S_MAX)
+    asking = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
         asking.settimeout(ANSWER_S_MAX)
-        return asking.connect_ex(address.removeprefix(PREFIX)) == 0
+        asking.connect(str(path))
+    except OSError:
+        asking.close()
+        raise
+    return asking
 
 
 def clear(path: Path) -> None:
     """Makes room for a socket: one of before goes, anything else is set aside. Raises OSError."""
-    if path.is_dir() and not path.is_symlink():
-        set_aside(path)
-    else:
-        path.unlink(missing_ok=True)
+    set_folder_aside(path)
+    path.unlink(missing_ok=True)
 
 
 def clear_address(address: str) -> str:
@@ -49,6 +64,7 @@ def listener(path: Path, backlog: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(str(path))
+        path.chmod(PRIVATE)
         listening.listen(backlog)
     except OSError:
         listening.close()

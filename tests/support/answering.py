@@ -25,6 +25,7 @@ import grpc.aio
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
+from basalt.aio import TAKES_IT
 from basalt.pb.basalt.v1 import (
     gateway_pb2,
     inference_pb2,
@@ -95,7 +96,7 @@ class Answering(grpc.GenericRpcHandler):
         async def one(request: Any, context: Any) -> Any:
             async with _refusing(context):
                 if method.client_streaming:
-                    await context.send_initial_metadata((("basalt-takes-it", "1"),))
+                    await context.send_initial_metadata(((TAKES_IT, "1"),))
                     request = [each async for each in request]
                 self.calls.append(Call(name, request, metadata))
                 return await _settled(self.handlers[name](request, metadata))

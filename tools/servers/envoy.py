@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from libs.common import unix
+from libs.common.files import identity
 from tools.servers.cache import Report, silent
 from tools.servers.errors import ServerError
 from tools.servers.server import Server, answers_ok
@@ -40,8 +41,8 @@ class Envoy(Server):
         self.config = config.absolute()
         self.threads = threads
         self._socket = self.directory / "admin.sock"
-        # The folder that it was started with; 0 when that is not known.
-        self._follows = 0
+        # The folder that it was started with, where that is known.
+        self._follows: tuple[int, int] | None = None
         self.admin_address = f"{unix.PREFIX}{self._socket}"
 
     def obtain(self, report: Report = silent) -> Path:
@@ -49,7 +50,7 @@ class Envoy(Server):
 
     def _prepare(self) -> None:
         validate(self.config)
-        self._follows = _number(self.config.parent)
+        self._follows = identity(self.config.parent)
 
     def _command(self) -> list[str | Path]:
         return [
@@ -73,17 +74,9 @@ class Envoy(Server):
 
     def _ready(self) -> bool:
         # It follows its files by the folder they were in: of another one it would never hear.
-        if self._follows not in (0, _number(self.config.parent)):
+        if self._follows is not None and identity(self.config.parent) != self._follows:
             return False
         return answers_ok(self.admin_address, "/ready")
-
-
-def _number(folder: Path) -> int:
-    """Of the folder itself, whatever its name is; -1 when there is none."""
-    try:
-        return folder.stat().st_ino
-    except OSError:
-        return -1
 
 
 def binary() -> Path:

@@ -1,6 +1,5 @@
 """Loopback ports that a server keeps for as long as its directory exists."""
 
-import contextlib
 import errno
 import json
 import os
@@ -10,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from libs.common import unix
 from tools.servers.errors import ServerError
 from tools.servers.waiting import wait_until
 
@@ -119,9 +119,7 @@ def held(port: int) -> socket.socket:
 
 def answers(port: int) -> bool:
     """Whether somebody accepts connections on the port."""
-    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1.0):
-        return True
-    return False
+    return unix.answers(f"{LOOPBACK}:{port}")
 
 
 def _file(directory: Path) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from libs.common.errors import DependencyError
+from libs.common.files import identity
 from libs.common.stores.encoding import decoded_outbox, encoded, from_us, to_us
 from libs.common.stores.ports import (
     PUBLISHED_KEPT_S,
@@ -340,27 +341,18 @@ class Place:
     """
 
     def __init__(self, path: Path) -> None:
-        self._files = {path: _number(path)}
+        self._files = {path: identity(path)}
         # SQLite makes it when it likes to; what is not in the file yet is in it.
         self._wal = path.with_name(f"{path.name}-wal")
         self._know_the_log()
 
     def is_lost(self) -> bool:
         self._know_the_log()
-        return any(_number(path) != number for path, number in self._files.items())
+        return any(identity(path) != known for path, known in self._files.items())
 
     def _know_the_log(self) -> None:
-        if self._wal not in self._files and (number := _number(self._wal)) is not None:
-            self._files[self._wal] = number
-
-
-def _number(path: Path) -> tuple[int, int] | None:
-    """Of the file itself, whatever its name is; None when there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        if self._wal not in self._files and (found := identity(self._wal)) is not None:
+            self._files[self._wal] = found
 
 
 def connected(path: Path, synchronous: str = "FULL") -> sqlite3.Connection:

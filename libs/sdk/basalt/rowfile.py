@@ -1,11 +1,11 @@
-"""Reads CSV (RFC 4180, UTF-8) line by line, so that a fault ends at its line.
+"""Reads files of rows, CSV (RFC 4180, UTF-8) and JSON, so that a fault ends at its line.
 
 The client has the same module (`make protos` copies it): what it shows of a file is what `ingest`
 takes of it.
 
-A field in quotation marks may go over lines, so one quotation mark too many could swallow all lines
-up to the next one. A line is open when its last field is, and only a line with an odd number of
-quotation marks can close it. Then
+In CSV a field in quotation marks may go over lines, so one quotation mark too many could swallow
+all lines up to the next one. A line is open when its last field is, and only a line with an odd
+number of quotation marks can close it. Then
 
     nothing closes it within a record's bytes           it alone is at fault
     what closes it makes no row of the header's width   it alone is at fault
@@ -18,12 +18,15 @@ Each line is looked at a bounded number of times, so time follows the size of th
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Set
 from itertools import islice
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+# Of a record, and of a line.
+RECORD_BYTES_MAX = 1024 * 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 QUOTE = b'"'
@@ -70,7 +73,9 @@ class Record(NamedTuple):
     too_long: bool = False
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
+    """With its end; of one that is too long the beginning. `open`: it has a quotation mark more."""
+
     content: bytes
     number: int
     open: bool
@@ -80,11 +85,17 @@ class _Line(NamedTuple):
 class CsvReader:
     """The header is read at once. Raises CsvError for a file without one."""
 
-    def __init__(self, file: BinaryIO, line_bytes_max: int, record_bytes_max: int) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        line_bytes_max: int = RECORD_BYTES_MAX,
+        record_bytes_max: int = RECORD_BYTES_MAX,
+    ) -> None:
         self._record_bytes_max = record_bytes_max
-        self._lines = _lines(file, line_bytes_max)
+        self._lines = lines(file, line_bytes_max)
         # Lines that were looked at, and do not belong to what was read so far.
-        self._ahead: deque[_Line] = deque()
+        self._ahead: deque[Line] = deque()
+        self.header: list[str] = []
         first = self._next()
         if first is None or not first.content.strip():
             raise CsvError("The file is empty, or its first line is.")
@@ -112,10 +123,10 @@ class CsvReader:
             else:
                 yield self._alone(line)
 
-    def _next(self) -> _Line | None:
+    def _next(self) -> Line | None:
         return self._ahead.popleft() if self._ahead else next(self._lines, None)
 
-    def _alone(self, line: _Line) -> Record:
+    def _alone(self, line: Line) -> Record:
         raw = line.content.rstrip(b"\r\n")
         if line.too_long:
             return Record([], "", raw, 1, line.number, too_long=True)
@@ -126,13 +137,12 @@ class CsvReader:
 
     def _wrong_width(self, fields: list[str]) -> str:
         # Before there is a header it is what is read.
-        width = len(getattr(self, "header", fields))
-        if not fields or len(fields) == width:
+        if not fields or not self.header or len(fields) == len(self.header):
             return ""
-        return f"It has {len(fields)} fields, but the header names {width}."
+        return f"It has {len(fields)} fields, but the header names {len(self.header)}."
 
     def _record(
-        self, line: _Line, is_row: Callable[[list[str]], bool], line_ends: Set[int]
+        self, line: Line, is_row: Callable[[list[str]], bool], line_ends: Set[int]
     ) -> list[Record]:
         """What an open line makes with those that follow, or it alone."""
         if not line.open or not _opens(line.content):
@@ -165,14 +175,14 @@ class CsvReader:
                 return count
         return 0
 
-    def _looking_ahead(self) -> Iterator[_Line]:
+    def _looking_ahead(self) -> Iterator[Line]:
         """The lines that follow, which stay there to be read."""
         yield from self._ahead
         for line in self._lines:
             self._ahead.append(line)
             yield line
 
-    def _is_whole(self, line: _Line, is_row: Callable[[list[str]], bool]) -> bool:
+    def _is_whole(self, line: Line, is_row: Callable[[list[str]], bool]) -> bool:
         fields = split(line.content.rstrip(b"\r\n"))
         return (
             isinstance(fields, list)
@@ -181,7 +191,7 @@ class CsvReader:
             and is_row(fields)
         )
 
-    def _doubtful(self, line: _Line, fault: str, is_row: Callable[[list[str]], bool]) -> Record:
+    def _doubtful(self, line: Line, fault: str, is_row: Callable[[list[str]], bool]) -> Record:
         raw = line.content.rstrip(b"\r\n")
         fields = split(raw) if self._is_whole(line, is_row) else []
         assert isinstance(fields, list)  # noqa: S101 - it is whole.
@@ -237,8 +247,28 @@ def _opens(raw: bytes) -> bool:
     return _OPENED.match(text, at) is not None
 
 
-def _lines(file: BinaryIO, bytes_max: int) -> Iterator[_Line]:
-    """Of one that is too long the beginning; the rest is passed over."""
+def repeated_key(body: bytes) -> str | None:
+    """A key that an object in a JSON text has twice, so that one of its values is lost to whoever
+    reads it; None too of what is no JSON.
+    """
+
+    def see(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        known = dict(pairs)
+        if len(known) < len(pairs) and not twice:
+            names = [name for name, _ in pairs]
+            twice.append(next(name for name in names if names.count(name) > 1))
+        return known
+
+    twice: list[str] = []
+    try:
+        json.loads(body, object_pairs_hook=see)
+    except (ValueError, RecursionError):
+        return None
+    return twice[0] if twice else None
+
+
+def lines(file: BinaryIO, bytes_max: int = RECORD_BYTES_MAX) -> Iterator[Line]:
+    """Without the mark that may begin the file; what is too long of one is passed over."""
     number = 0
     while content := file.readline(bytes_max + 1):
         number += 1
@@ -249,4 +279,4 @@ def _lines(file: BinaryIO, bytes_max: int) -> Iterator[_Line]:
             rest = content
             while rest and not rest.endswith(b"\n"):
                 rest = file.readline(bytes_max)
-        yield _Line(content, number, bool(content.count(QUOTE) & 1), too_long)
+        yield Line(content, number, bool(content.count(QUOTE) & 1), too_long)

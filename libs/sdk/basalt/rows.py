@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from basalt import csvfile
+from basalt import rowfile
 from basalt.errors import InvalidInputError
 
 # numpy [rows, features], a polars or pandas DataFrame, a dict of columns, one row as a dict, a
@@ -120,7 +120,7 @@ def _number(cell: Any, name: str, row: int) -> float:
     # numpy would make a number of a date too.
     if isinstance(cell, np.datetime64 | np.timedelta64 | complex | np.complexfloating):
         raise _no_number(cell, name, row)
-    if isinstance(cell, str) and not (csvfile.number(cell) or cell.strip().lower() in ENDLESS):
+    if isinstance(cell, str) and not (rowfile.number(cell) or cell.strip().lower() in ENDLESS):
         raise _no_number(cell, name, row)
     try:
         return float(cell)

@@ -219,7 +219,8 @@ class Door:
 
     def _write(self, name: str, content: str) -> None:
         """Only what differs is moved: each move makes somebody read it again."""
-        if self._in_force.get(name, self._folder.read(name)) != content:
+        there = self._in_force[name] if name in self._in_force else self._folder.read(name)
+        if there != content:
             self._folder.replace(name, content)
         # Only now: what could not be written is not in force.
         self._in_force[name] = content

@@ -10,13 +10,12 @@ Everything runs on one event loop's thread; nothing here waits, and nothing take
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 from libs.common.revocations import Revocations
-from libs.common.unix import clear
+from libs.common.unix import listener
 from services.gateway.dispatcher.admission import Admission
 from services.gateway.dispatcher.delivery import Delivery
 from services.gateway.dispatcher.frames import ErrorCode
@@ -28,6 +27,8 @@ from services.gateway.dispatcher.routing import RoutingTable
 from services.gateway.dispatcher.server import EnvoyConnection, interpret_call
 
 LAST_WORDS_S_MAX = 1.0  # How long a closing connection may take to read what it was sent.
+# As asyncio has it.
+BACKLOG = 100
 
 
 class Dispatcher:
@@ -62,8 +63,8 @@ class Dispatcher:
     async def start(self, socket_path: Path) -> None:
         """Listens for Envoy; only this user may connect. Triton need not be there yet."""
         self._delivery.start()
-        listener = _listen(socket_path)
-        self._server = await self._loop.create_unix_server(self._protocol, sock=listener)
+        listening = listener(socket_path, BACKLOG)
+        self._server = await self._loop.create_unix_server(self._protocol, sock=listening)
 
     def _protocol(self) -> EnvoyConnection:
         return EnvoyConnection(self._call_headers, self._loop, self._admission, self._connections)
@@ -111,11 +112,3 @@ class Dispatcher:
             buffered_bytes=self._ledger.buffered_bytes,
             triton_connected=delivery.upstream.current is not None,
         )
-
-
-def _listen(path: Path) -> socket.socket:
-    clear(path)  # A killed process leaves its socket behind.
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
-    path.chmod(0o600)
-    return listener

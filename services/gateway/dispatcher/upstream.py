@@ -15,6 +15,7 @@ from time import monotonic
 import structlog
 
 from libs.common.runtime import ended, lasting
+from libs.common.unix import path_of
 from services.gateway.dispatcher import frames
 from services.gateway.dispatcher.calls import Status
 from services.gateway.dispatcher.connection import (
@@ -45,7 +46,6 @@ KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_PROBES = 3
 UNACKNOWLEDGED_MS_MAX = 20_000  # Of TCP: a peer whose machine is gone is noticed after this.
 
-UNIX = "unix:"  # As gRPC writes the address of a Unix socket; what follows is its path.
 log = structlog.get_logger(__name__)
 
 MODEL_INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
@@ -359,10 +359,8 @@ class Upstream:
     async def _open(
         self, loop: asyncio.AbstractEventLoop
     ) -> tuple[asyncio.BaseTransport, TritonConnection]:
-        if self.address.startswith(UNIX):
-            return await loop.create_unix_connection(
-                self._protocol, self.address.removeprefix(UNIX)
-            )
+        if (path := path_of(self.address)) is not None:
+            return await loop.create_unix_connection(self._protocol, str(path))
         host, _, port = self.address.rpartition(":")
         host = host.strip("[]")
         name = host if self._tls else None

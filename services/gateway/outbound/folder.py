@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from libs.common.errors import DependencyError
-from libs.common.files import PRIVATE, PRIVATE_FOLDER, private_folder, set_aside
+from libs.common.files import PRIVATE, PRIVATE_FOLDER, private_folder, set_folder_aside
 
 # No file of ours begins so.
 DAMAGED = "�"
@@ -45,8 +45,7 @@ class DiskDoorFolder:
         partial = target.with_name(f".{name}.{os.getpid()}")
         try:
             private_folder(self._folder)
-            if target.is_dir() and not target.is_symlink():
-                set_aside(target)
+            set_folder_aside(target)
             with partial.open("w") as file:
                 os.fchmod(file.fileno(), PRIVATE)
                 file.write(content)

@@ -11,7 +11,7 @@ from typing import IO
 
 import structlog
 
-from libs.common.files import set_aside
+from libs.common.files import set_folder_aside
 from libs.common.revocations import Revocation, Revocations
 
 FILE_MODE = 0o600
@@ -69,8 +69,7 @@ class RevocationFile:
     def _write(self) -> None:
         self.close()
         partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        if self._path.is_dir() and not self._path.is_symlink():
-            set_aside(self._path)
+        set_folder_aside(self._path)
         with self._opened(partial, os.O_TRUNC) as file:
             file.writelines(_lines(self._known))
             file.flush()

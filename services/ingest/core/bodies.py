@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import orjson
 
+from libs.common.rowfile import repeated_key
 from services.ingest.core.limits import JSON_DEPTH_MAX
 from services.ingest.core.violation import shown
 
@@ -27,7 +27,7 @@ def parse(body: bytes | bytearray | memoryview | str | None) -> Any:
     else:
         return value
     # Marks that are escaped make more, too: only then every key is looked at.
-    if content.count(b'"') != expected and (twice := _repeated_key(content)) is not None:
+    if content.count(b'"') != expected and (twice := repeated_key(content)) is not None:
         raise orjson.JSONDecodeError(f"it has the key {shown(twice)} twice", "", 0)
     return value
 
@@ -43,24 +43,6 @@ def _quotes(value: Any) -> int:
     if isinstance(value, list):
         return sum(map(_quotes, value))
     return 2 if isinstance(value, str) else 0
-
-
-def _repeated_key(body: bytes) -> str | None:
-    """The standard library's reader shows every key; it is too slow for every record."""
-
-    def see(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        known = dict(pairs)
-        if len(known) < len(pairs) and not twice:
-            names = [name for name, _ in pairs]
-            twice.append(next(name for name in names if names.count(name) > 1))
-        return known
-
-    twice: list[str] = []
-    try:
-        json.loads(body, object_pairs_hook=see)
-    except (ValueError, RecursionError):
-        return None  # orjson has read it: what else it is, is for others to say.
-    return twice[0] if twice else None
 
 
 def _deeper(value: Any, levels: int) -> bool:

@@ -15,7 +15,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -31,6 +31,7 @@ from services.ingest.core.limits import (
     SLICE_BYTES_MAX,
     SLICE_ROWS_MAX,
 )
+from services.ingest.core.moments import EPOCH
 from services.ingest.core.validation import Checked, Checker
 from services.ingest.core.violation import Violation
 from services.ingest.ports import UpstreamRecord
@@ -41,7 +42,6 @@ EXAMPLES_MAX = 3
 COMPRESSION_LEVEL = 1  # Chunks are read once or twice: quick matters more than small.
 
 OCCURRED_US_MAX = 2**63 - 1
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_SHOWN_US = 253_402_300_799_000_000  # The end of the year 9999.
 UNJUDGED = Violation(
     "unparsable", "The record could not be judged. Mend it as a JSON object with few levels."

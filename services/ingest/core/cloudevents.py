@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from services.ingest.core import bodies
+from services.ingest.core import bodies, moments
 from services.ingest.core.violation import Violation, shown
 from services.ingest.ports import UpstreamRecord
 
@@ -78,7 +78,7 @@ def microseconds(time: str) -> int:
     at = datetime.fromisoformat(time)
     if at.tzinfo is None:
         raise ValueError("a timestamp needs an offset, such as Z")
-    return round(at.timestamp() * 1_000_000)
+    return moments.microseconds(at)
 
 
 def unparsable(body: bytes | None, error: Exception) -> Violation:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import orjson
 
-from libs.common import csvfile
+from libs.common import rowfile
 from libs.common.errors import InvalidInputError
 from services.ingest.core import bodies
 from services.ingest.core.contract import Contract
@@ -78,25 +78,18 @@ def _opened_json(body: bytes) -> Any:
 
 
 def _json_rows(file: BinaryIO, _contract: Contract) -> Iterator[FileRow]:
-    number = 0
-    while line := file.readline(LINE_BYTES_MAX + 1):
-        number += 1
-        if number == 1:
-            line = line.removeprefix(csvfile.BYTE_ORDER_MARK)
-        if len(line) > LINE_BYTES_MAX:
-            rest = line
-            while rest and not rest.endswith(b"\n"):
-                rest = file.readline(LINE_BYTES_MAX)
-            yield _too_long(line, number)
-            continue
-        body = line.rstrip(b"\r\n")
-        yield json_row(body) if body.strip() else NO_ROW
+    for line in rowfile.lines(file):
+        body = line.content.rstrip(b"\r\n")
+        if line.too_long:
+            yield _too_long(body, line.number)
+        else:
+            yield json_row(body) if body.strip() else NO_ROW
 
 
 def _csv_rows(file: BinaryIO, contract: Contract) -> Iterator[FileRow]:
     try:
-        reader = csvfile.CsvReader(file, LINE_BYTES_MAX, RECORD_BYTES_MAX)
-    except csvfile.CsvError as error:
+        reader = rowfile.CsvReader(file)
+    except rowfile.CsvError as error:
         raise InvalidInputError(
             str(error),
             which="file",
@@ -148,20 +141,20 @@ def _converter(contract: Contract, name: str) -> Callable[[str], Any]:
     column = contract.column(name)
     kind = column.type if column is not None else "string"
     if kind == "float":
-        return partial(_number, csvfile.DECIMAL, float)
+        return partial(_number, rowfile.DECIMAL, float)
     if kind == "integer":
-        return partial(_number, csvfile.INTEGER, int)
+        return partial(_number, rowfile.INTEGER, int)
     if kind == "boolean":
         return lambda text: (
-            WORDS.get(text.strip(csvfile.BLANKS).lower(), text) if text.strip() else None
+            WORDS.get(text.strip(rowfile.BLANKS).lower(), text) if text.strip() else None
         )
     return lambda text: text or None
 
 
 def _number(grammar: re.Pattern[str], kind: type[float], text: str) -> Any:
-    found = csvfile.number(text, grammar)
+    found = rowfile.number(text, grammar)
     if found is None:
-        return text if text.strip(csvfile.BLANKS) else None
+        return text if text.strip(rowfile.BLANKS) else None
     return kind(found)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from opentelemetry.trace import SpanKind
 
@@ -20,6 +21,7 @@ from libs.common.journal import Journal
 from libs.common.proof import Proof
 from libs.common.stores.ports import CauseSeenError, VersionTakenError
 from services.ingest.core.chunk import content_digest, gather, read_held
+from services.ingest.core.moments import microseconds
 from services.ingest.core.sources import Sources
 from services.ingest.core.streams import (
     UNPROVEN,
@@ -38,7 +40,6 @@ BY = "service:ingest"
 HELD_KNOWN_MAX = 100_000
 STREAMS_KNOWN_MAX = 100
 AHEAD_S_MAX = 86_400.0
-MICROSECONDS = 1_000_000
 
 Notice = Callable[[str, str], None]
 
@@ -78,7 +79,7 @@ class Intake:
         terms = await self.sources.terms(tenant, source)
         known = await self._held_before(position)
         origin = f"{topic}/{partition}"
-        latest_us = round((self.clock.now().timestamp() + self.ahead_s_max) * MICROSECONDS)
+        latest_us = microseconds(self.clock.now() + timedelta(seconds=self.ahead_s_max))
         gathered = await asyncio.to_thread(gather, terms.checker, records, origin, known, latest_us)
         first, *others = gathered.traceparents or [""]
         with telemetry.span(

@@ -6,10 +6,12 @@ in below INTAKE_BYTES_MAX; `libs/common/batches.py` has those of a Kafka batch.
 
 from __future__ import annotations
 
+from libs.common import rowfile
+
 MEBIBYTE = 1024 * 1024
 INTAKE_BYTES_MAX = 256 * MEBIBYTE
 # A record, or a cell of a file.
-RECORD_BYTES_MAX = MEBIBYTE
+RECORD_BYTES_MAX = rowfile.RECORD_BYTES_MAX
 # What is kept of a record that is over it: enough to see whose it is.
 OVERSIZED_BYTES_KEPT = 64 * 1024
 # A row has two levels: its columns, and a value with its unit.

@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECONDS = 1_000_000
 NOT_KEPT = re.compile(r"[.,][0-9]{6}0*[1-9]")
+
+
+def microseconds(at: datetime) -> int:
+    """Since 1970 in UTC."""
+    return round(at.timestamp() * MICROSECONDS)
 
 
 class MomentError(ValueError):

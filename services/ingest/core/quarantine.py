@@ -27,6 +27,7 @@ from services.ingest.core.chunk import Held, Row, digest, gather_rows, read_held
 from services.ingest.core.cloudevents import unparsable
 from services.ingest.core.intake import Notice
 from services.ingest.core.limits import RECORD_BYTES_MAX
+from services.ingest.core.moments import microseconds
 from services.ingest.core.sources import Sources, Terms
 from services.ingest.core.streams import (
     REPLAY,
@@ -40,7 +41,6 @@ from services.ingest.core.streams import (
 from services.ingest.core.violation import WITHOUT_A_ROW, Violation
 
 KIND = "quarantine"
-MICROSECONDS = 1_000_000
 # A page looks at no more records than this, whatever it is asked to leave out.
 RECORDS_A_PAGE_MAX = 20_000
 _ID = re.compile(r"([a-z0-9-]{1,48})\.([a-z0-9]{1,20})\.([0-9]{1,18})\.([0-9]{1,9})")
@@ -305,7 +305,7 @@ def _occurred_us(record: Quarantined) -> int:
     """When it occurred; of one whose time was wrong, when it came."""
     if record.record.reason != "future":
         return record.record.occurred_us
-    return min(record.record.occurred_us, round(record.at.timestamp() * MICROSECONDS))
+    return min(record.record.occurred_us, microseconds(record.at))
 
 
 def _fault(terms: Terms, body: bytes) -> Violation | None:

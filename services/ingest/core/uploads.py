@@ -27,6 +27,7 @@ from services.ingest.core.limits import (
     ROWS_MAX,
     SLICE_BYTES_MAX,
 )
+from services.ingest.core.moments import microseconds
 from services.ingest.core.objects import store_file
 from services.ingest.core.sources import Sources, Terms
 from services.ingest.core.streams import (
@@ -42,7 +43,6 @@ from services.ingest.ports import ParquetReader
 
 RECORDS_A_MESSAGE_MAX = 10_000
 KEY_CHARACTERS_MAX = 128
-MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +310,7 @@ def _numbered(key: str, now: datetime, spooled: Spooled, rows: Sequence[FileRow]
             which="upload",
             next_step="Send it as several uploads; nothing of it was taken.",
         )
-    occurred_us = round(now.timestamp() * MICROSECONDS)
+    occurred_us = microseconds(now)
     first, spooled.rows = spooled.rows, spooled.rows + len(rows)
     return [
         Row(

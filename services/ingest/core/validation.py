@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any
 
 import polars as pl
 
 from services.ingest.core.contract import PLAIN_TYPES, Column, Contract, Scalar
-from services.ingest.core.moments import MomentError, is_plain, moment
+from services.ingest.core.moments import EPOCH, MomentError, is_plain, moment
 from services.ingest.core.violation import Violation, shown
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 FRAME_TYPES: dict[str, Any] = {
     "float": pl.Float64(),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libs.common.csvfile import CsvError, CsvReader, Record, split
+from libs.common.rowfile import CsvError, CsvReader, Record, split
 
 LINE_MAX = 1_000
 

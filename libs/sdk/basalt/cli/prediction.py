@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from basalt import csvfile
+from basalt import rowfile
 from basalt.cli.client import platform
 from basalt.cli.data import format_of
 from basalt.cli.output import Json, as_json, console, note, say, short, table
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS_MAX = 50
 STANDARD_INPUT = "-"
-# As `ingest` takes it.
-RECORD_BYTES_MAX = 1024 * 1024
 FORM = "Give CSV with a header, one JSON object a line (.jsonl), or Parquet."
 
 
@@ -116,7 +114,7 @@ def _parquet_rows(path: Path) -> DataFrame:
 
 
 def _json_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
-    lines = enumerate(content.removeprefix(csvfile.BYTE_ORDER_MARK).split(b"\n"), 1)
+    lines = enumerate(content.removeprefix(rowfile.BYTE_ORDER_MARK).split(b"\n"), 1)
     return [_row(path, number, line) for number, line in lines if line.strip()]
 
 
@@ -125,16 +123,18 @@ def _csv_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
     if not content.strip():
         return []
     try:
-        reader = csvfile.CsvReader(io.BytesIO(content), RECORD_BYTES_MAX, RECORD_BYTES_MAX)
+        reader = rowfile.CsvReader(io.BytesIO(content))
         rows: list[dict[str, Any]] = []
         for each in reader.rows(lambda _: False):
             if each.too_long:
-                raise csvfile.CsvError(f"Line {each.number} is over {RECORD_BYTES_MAX} bytes.")
+                raise rowfile.CsvError(
+                    f"Line {each.number} is over {rowfile.RECORD_BYTES_MAX} bytes."
+                )
             if each.fault:
-                raise csvfile.CsvError(f"Line {each.number}: {each.fault}")
+                raise rowfile.CsvError(f"Line {each.number}: {each.fault}")
             if each.fields:
                 rows.append(dict(zip(reader.header, each.fields, strict=True)))
-    except csvfile.CsvError as error:
+    except rowfile.CsvError as error:
         raise InvalidInputError(
             f"{path} cannot be read as CSV. {error}", which=str(path), next_step=FORM
         ) from error
@@ -142,20 +142,13 @@ def _csv_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
 
 
 def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    twice: list[str] = []
-
-    def see(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice.extend(name for name in names if names.count(name) > 1)
-        return dict(pairs)
-
     try:
-        row = jsonlib.loads(line, object_pairs_hook=see)
+        row = jsonlib.loads(line)
     except (ValueError, RecursionError):
         row = None
-    if twice:
+    if (twice := rowfile.repeated_key(line)) is not None:
         raise InvalidInputError(
-            f"Line {number} of {path} has {twice[0]!r} twice.", which=str(path), next_step=FORM
+            f"Line {number} of {path} has {twice!r} twice.", which=str(path), next_step=FORM
         )
     if not isinstance(row, dict):
         raise InvalidInputError(
