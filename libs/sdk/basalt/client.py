@@ -27,6 +27,7 @@ from basalt.prediction import Prediction
 from basalt.rows import Rows
 
 T = TypeVar("T")
+NOTICES_S = 0.5
 
 
 def connect(
@@ -43,6 +44,21 @@ def connect(
     `basalt login`. A login's token is renewed while the client is used.
     """
     return Client(endpoint, token=token, tls_ca=tls_ca, timeout_s=timeout_s)
+
+
+def _outcome(future: concurrent.futures.Future[T]) -> T:
+    """What it gives or raises, once it is there.
+
+    A Ctrl-C that comes between Python's last look and the lock in which it then waits, or to
+    another thread, wakes nobody: it is noticed at the next look.
+    """
+    # A lock of its own: an interrupted wait must not keep the future's from the loop.
+    pending = threading.Lock()
+    pending.acquire()
+    future.add_done_callback(lambda _: pending.release())
+    while not pending.acquire(timeout=NOTICES_S):
+        pass
+    return future.result()
 
 
 class Client:
@@ -122,7 +138,7 @@ class Client:
                 task.cancel()
             await asyncio.gather(*rest, return_exceptions=True)
 
-        asyncio.run_coroutine_threadsafe(drain(), self._loop).result()
+        _outcome(asyncio.run_coroutine_threadsafe(drain(), self._loop))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -134,7 +150,7 @@ class Client:
                 raise ClosedError
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result()
+            return _outcome(future)
         except concurrent.futures.CancelledError:
             raise ClosedError from None
         except BaseException:

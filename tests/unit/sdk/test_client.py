@@ -129,9 +129,10 @@ def test_upload_from_an_ordinary_iterable(server: Answering) -> None:
 
 
 SCRIPT = """
-import sys, basalt
+import signal, sys, basalt
 from basalt.pb.basalt.v1 import inference_pb2 as pb
 client = basalt.connect(sys.argv[1], token="t", timeout_s=60)
+{begin}
 print("calling", flush=True)
 try:
     client.call(client.models.ListModels, pb.ListModelsRequest())
@@ -144,8 +145,15 @@ print(client.call(client.models.ListModels, request).next_page_token, flush=True
 """
 
 
+# As when it comes between Python's last look and the system call in which it then waits.
+WAKES_NOBODY = "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})"
+
+
+@pytest.mark.parametrize("begin", ["", WAKES_NOBODY])
 @pytest.mark.parametrize("end", ["client.close()", "pass  # It is never closed."])
-def test_ctrl_c_ends_the_call_and_the_client_goes_on(server: Answering, end: str) -> None:
+def test_ctrl_c_ends_the_call_and_the_client_goes_on(
+    server: Answering, begin: str, end: str
+) -> None:
     began, cancelled = threading.Event(), threading.Event()
 
     async def hang_once(request: pb.ListModelsRequest, metadata: object) -> pb.ListModelsResponse:
@@ -159,7 +167,7 @@ def test_ctrl_c_ends_the_call_and_the_client_goes_on(server: Answering, end: str
         return pb.ListModelsResponse()
 
     server.handlers[LIST] = hang_once
-    script = SCRIPT.replace("{end}", end)
+    script = SCRIPT.replace("{begin}", begin).replace("{end}", end)
     with subprocess.Popen(
         [sys.executable, "-c", script, server.address], stdout=subprocess.PIPE, text=True
     ) as process:
