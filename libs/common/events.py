@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 
-class Event(BaseModel):
+class Said(BaseModel):
+    """A part of an event. A number that is none, or infinite, is said as "NaN" or "Infinity"."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+
+
+def _with_gaps(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """Rows in which null is no number: so earlier releases wrote what is none."""
+    try:
+        return read(value)
+    except ValidationError:
+        if not isinstance(value, list):
+            raise
+        return read([[math.nan if each is None else each for each in row] for row in _lists(value)])
+
+
+def _lists(value: list[Any]) -> list[list[Any]]:
+    return [row if isinstance(row, list) else [row] for row in value]
+
+
+Rows = Annotated[tuple[tuple[float, ...], ...], WrapValidator(_with_gaps)]
+
+
+class Event(Said):
     """What every fact says. `id` is the idempotency key of whatever it causes."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     tenant: str
@@ -71,9 +99,7 @@ class ForeignModelFound(Event):
     what: str
 
 
-class DeployedVariant(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class DeployedVariant(Said):
     version: int
     manifest_sha256: str
     weight: int
@@ -87,14 +113,12 @@ class DeploymentChanged(Event):
     by: str
 
 
-class PredictionSample(BaseModel):
+class PredictionSample(Said):
     """Rows of one request: `features` and `outputs` are [row][column], in the model's order."""
 
-    model_config = ConfigDict(frozen=True)
-
     at: datetime
-    features: tuple[tuple[float, ...], ...]
-    outputs: tuple[tuple[float, ...], ...]
+    features: Rows
+    outputs: Rows
     traceparent: str = ""
 
 
@@ -114,11 +138,13 @@ class PredictionsServed(Event):
     samples_dropped: int = 0
 
 
-class DriftedFeature(BaseModel):
-    model_config = ConfigDict(frozen=True)
+# Kolmogorov and Smirnov's, the population stability index, and that of how many values are missing.
+Statistic = Literal["ks", "psi", "missing"]
 
+
+class DriftedFeature(Said):
     feature: str
-    statistic: Literal["ks", "psi"]
+    statistic: Statistic
     value: float
     limit: float
 

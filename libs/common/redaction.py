@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
@@ -21,15 +22,16 @@ TELLING = ("version", "revision", "id", "name", "file", "state", "tenant")
 
 def resource_of(request: Message | None) -> str:
     """What a request is about, for people: the first of its naming fields that is set."""
-    for field in NAMING:
-        value = getattr(request, field, "") if request is not None else ""
-        if isinstance(value, str) and value:
-            return f"{field}/{value}"
+    for about in (request, getattr(request, "filter", None)):
+        for field in NAMING:
+            value = getattr(about, field, "")
+            if isinstance(value, str) and value:
+                return f"{field}/{value}"
     return ""
 
 
 # Whose `id` is <tenant>/<name>.
-NAMED_BY_ID = frozenset({"basalt.v1.ReplayDeadLetterRequest"})
+NAMED_BY_ID = frozenset({"basalt.v1.ReplayDeadLetterRequest", "basalt.v1.DiscardDeadLetterRequest"})
 
 
 def tenant_named(request: Message | None) -> str:
@@ -61,22 +63,43 @@ def without_secrets(request: Message | None) -> str:
     """Canonical JSON of a request; secrets left out, bytes by their digest."""
     if request is None:
         return "{}"
-    # Bytes may be many megabytes: they are digested where they are, never written out.
-    light = type(request)()
-    light.CopyFrom(request)
-    digests: dict[str, Any] = {}
-    for field, value in request.ListFields():
-        if field.type == field.TYPE_BYTES:
-            light.ClearField(field.name)
-            digests[field.name] = _digest(value) if isinstance(value, bytes) else _digests(value)
-    shown = _without_secrets(MessageToDict(light, preserving_proto_field_name=True))
-    if digests:
-        shown |= digests
+    shown = _without_secrets(_plain(request))
     text = json.dumps(shown, sort_keys=True, separators=(",", ":"))
     if len(text) <= REQUEST_CHARACTERS_MAX:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()
     return json.dumps({"characters": len(text), "sha256": digest}, separators=(",", ":"))
+
+
+def _plain(message: Message) -> Any:
+    """What a message says, with digests in the place of bytes at whatever depth."""
+    # Bytes may be many megabytes: they are digested where they are, never written out.
+    light = type(message)()
+    light.CopyFrom(message)
+    instead: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_BYTES:
+            instead[field.name] = _digest(value) if isinstance(value, bytes) else _digests(value)
+        elif field.message_type is not None and _has_bytes(field.message_type):
+            many = not isinstance(value, Message)
+            instead[field.name] = [_plain(each) for each in value] if many else _plain(value)
+        else:
+            continue
+        light.ClearField(field.name)
+    said = MessageToDict(light, preserving_proto_field_name=True)
+    return {**said, **instead} if instead else said
+
+
+def _has_bytes(kind: Descriptor, above: frozenset[str] = frozenset()) -> bool:
+    """Whether a type of messages has bytes somewhere in it; those of maps are none of ours."""
+    if kind.full_name in above or kind.GetOptions().map_entry:
+        return False
+    above |= {kind.full_name}
+    return any(
+        field.type == field.TYPE_BYTES
+        or (field.message_type is not None and _has_bytes(field.message_type, above))
+        for field in kind.fields
+    )
 
 
 def _digest(content: bytes) -> str:

@@ -24,8 +24,18 @@ UPLOADS_AT_ONCE = 4
 # Sealing reads all rows of a dataset.
 SEALINGS_AT_ONCE = 2
 
-READ_PREFIXES = ("Get", "List")
-UPLOADS = frozenset({"UploadRecords", "UploadFile"})
+READ_PREFIXES = ("Get", "List", "Count")
+# What is done about many records in quarantine takes rows in, too.
+UPLOADS = frozenset(
+    {
+        "UploadRecords",
+        "UploadFile",
+        "BatchMendQuarantined",
+        "BatchChangeQuarantined",
+        "BatchReplayQuarantined",
+        "BatchDiscardQuarantined",
+    }
+)
 SEALINGS = frozenset({"SealDataset"})
 
 

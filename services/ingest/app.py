@@ -8,6 +8,7 @@ from services.ingest.core.autosealing import LOOK_S, Autosealing
 from services.ingest.core.datasets import Datasets
 from services.ingest.core.intake import Intake
 from services.ingest.core.quarantine import Quarantine
+from services.ingest.core.remedies import Remedies
 from services.ingest.core.sources import Sources
 from services.ingest.core.streams import Streams
 from services.ingest.core.uploads import Uploads
@@ -34,14 +35,15 @@ def build(settings: Settings) -> Service:
         sealing.wake()
 
     uploads = Uploads(journal, objects, clock, sources, streams, notice, ParquetProcess())
-    quarantine = Quarantine(journal, objects, clock, sources, streams, notice)
+    quarantine = Quarantine(journal, sources, streams)
+    remedies = Remedies(journal, objects, clock, sources, streams, quarantine, notice)
     records = KafkaRecords(
         foundation.kafka,
         Intake(journal, streams, sources, notice, clock, settings.ahead_s_max),
         foundation.mended,
     )
     servicer = IngestServicer(
-        sources, SecurityKeys(foundation.peers), uploads, datasets, quarantine
+        sources, SecurityKeys(foundation.peers), uploads, datasets, quarantine, remedies
     )
     return foundation.build(
         router=event_routes(),

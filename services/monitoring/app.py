@@ -14,7 +14,7 @@ from libs.common.rpc import Peers
 from libs.common.runtime import Closing, Loop, Part, Service
 from libs.common.settings import SERVICES
 from services.monitoring.core.alerts import Alerts
-from services.monitoring.core.deadletters import DeadLetters, Replay
+from services.monitoring.core.deadletters import DeadLetters, Remedies
 from services.monitoring.core.drift import DriftLimits
 from services.monitoring.core.health import Changes, HealthWatch, PlatformHealth
 from services.monitoring.core.news import News
@@ -70,7 +70,7 @@ def build(settings: Settings) -> Service:
         alerts=alerts,
         traces=Traces(store),
         letters=letters,
-        replay=Replay(journal, clock),
+        remedies=Remedies(journal, ground.objects, clock),
     )
     metrics = metrics_app(meters.exposition, settings.metrics_key.get_secret_value())
     changes = Changes(history, clock) if history else None

@@ -74,8 +74,8 @@ class Consuming:
 
         async def taken() -> tuple[int, int]:
             counts = await self.core.sources.counts(self.tenant, self.source)
-            assert counts.accepted + counts.held == count, (counts, self.records.problem)
-            return counts.accepted, counts.held
+            assert counts.accepted + counts.waiting == count, (counts, self.records.problem)
+            return counts.accepted, counts.waiting
 
         return await eventually(taken, within_s=WITHIN_S)
 
@@ -91,7 +91,7 @@ class Consuming:
 
     async def taken_in(self) -> int:
         counts = await self.core.sources.counts(self.tenant, self.source)
-        return counts.accepted + counts.held
+        return counts.accepted + counts.waiting
 
 
 def new_source() -> str:

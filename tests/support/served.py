@@ -46,7 +46,8 @@ def reference(seed: int = 0, count: int = 400) -> Reference:
         columns={**columns, "prediction": prediction},
         output_width=3,
         answer_width=2,
-        probabilities=True,
+        classes=2,
+        whole=False,
     )
 
 

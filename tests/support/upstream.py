@@ -19,7 +19,8 @@ from libs.common.stores.sqlite import SqliteJournal
 from services.ingest.core.autosealing import Autosealing
 from services.ingest.core.datasets import Datasets, DatasetVersion
 from services.ingest.core.intake import Intake
-from services.ingest.core.quarantine import Quarantine, Quarantined
+from services.ingest.core.quarantine import Filter, Quarantine, Quarantined
+from services.ingest.core.remedies import Remedies
 from services.ingest.core.sources import Sources
 from services.ingest.core.streams import Streams
 from services.ingest.core.uploads import Uploads
@@ -110,6 +111,7 @@ class Ingest:
     datasets: Datasets
     uploads: Uploads
     quarantine: Quarantine
+    remedies: Remedies
     autosealing: Autosealing
 
     async def close(self) -> None:
@@ -131,7 +133,7 @@ class Ingest:
         return pl.read_parquet(io.BytesIO(b"".join(parts)))
 
     async def held(self, source: str = SOURCE) -> list[Quarantined]:
-        page, _ = await self.quarantine.page(TENANT, source, None, "", 500)
+        page, _ = await self.quarantine.page(TENANT, Filter(source), "", 500)
         return page
 
 
@@ -145,6 +147,7 @@ def ingest_core(
     datasets = Datasets(journal, objects, clock, sources, streams)
     autosealing = Autosealing(journal, sources, datasets)
     notice: Callable[[str, str], None] = autosealing.notice
+    quarantine = Quarantine(journal, sources, streams)
     return Ingest(
         folder,
         journal,
@@ -153,6 +156,7 @@ def ingest_core(
         Intake(journal, streams, sources, notice, clock),
         datasets,
         Uploads(journal, objects, clock, sources, streams, notice, ParquetProcess()),
-        Quarantine(journal, objects, clock, sources, streams, notice),
+        quarantine,
+        Remedies(journal, objects, clock, sources, streams, quarantine, notice),
         autosealing,
     )

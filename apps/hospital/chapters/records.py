@@ -87,7 +87,6 @@ async def _mend(story: Story, record: ingest_pb2.QuarantinedRecord) -> None:
     answer = await engineer.call(
         engineer.ingest.ReplayQuarantined, ingest_pb2.ReplayQuarantinedRequest(id=record.id)
     )
-    story.records_sent += 1
     story.stage.check(
         answer.record.state == ingest_pb2.QUARANTINE_STATE_REPLAYED,
         "the record with the wrong unit is mended and replayed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,12 +18,30 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def plain(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state as it will be read back: tuples are lists, times are text.
 
+    Numbers that are none, or infinite, are text too, since JSON has only null for them: "NaN".
     Raises InvalidInputError for what is not JSON.
     """
     try:
-        return orjson.loads(orjson.dumps(dict(state)))
+        return orjson.loads(orjson.dumps(_sayable(state)))
     except TypeError as error:
         raise InvalidInputError(f"A journal entry's state is not JSON: {error}.") from error
+
+
+def _sayable(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _named(value)
+    if isinstance(value, Mapping):
+        return {name: _sayable(inside) for name, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sayable(each) for each in value]
+    return value
+
+
+def _named(value: float) -> str:
+    """As pydantic reads it."""
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
 
 
 def encoded(entry: Entry) -> tuple[bytes, bytes]:

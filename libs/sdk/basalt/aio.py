@@ -23,7 +23,7 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 
-from basalt import session
+from basalt import prediction, session
 from basalt.credentials import Credentials, Renewed
 from basalt.errors import (
     BasaltError,
@@ -336,16 +336,15 @@ class AsyncClient:
         return AsyncModel(self, name, version)
 
     async def evaluate(self, model: str, rows: Rows, labels: Sequence[Any]) -> Mapping[str, float]:
-        """How well a deployed model does on rows whose labels are known."""
-        answered = await self.load_model(model).predict(rows)
-        if len(labels) != len(answered):
-            raise InvalidInputError(
-                f"There are {len(labels)} labels for {len(answered)} rows.",
-                which="labels",
-                next_step="Give one label a row.",
-            )
-        right = sum(str(a) == str(b) for a, b in zip(answered.labels, labels, strict=True))
-        return {"accuracy": right / len(labels), "rows": float(len(labels))}
+        """How well a deployed model does on rows whose labels are known.
+
+        Raises InvalidInputError for a label that the model cannot answer.
+        """
+        loaded = self.load_model(model)
+        answered = await loaded.predict(rows)
+        known = prediction.classes(await loaded.describe())
+        right = prediction.accuracy(labels, answered, known)
+        return {"accuracy": right, "rows": float(len(labels))}
 
 
 def _completed(job: trainer_pb2.Job) -> trainer_pb2.Job:

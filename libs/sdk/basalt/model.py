@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from basalt import prediction
@@ -59,8 +58,8 @@ class AsyncModel:
             version = answers[0].model_version if answers else self.version
             part = prediction.request(self.name, version, matrix[start : start + ROWS_A_CALL_MAX])
             answer = await self._infer(part, timeout_s, traceparent)
-            classes = await self._classes(known, answer.model_version)
-            answers.append(prediction.from_response(answer, classes))
+            version_of = await self._answered_by(known, answer.model_version)
+            answers.append(prediction.from_response(answer, prediction.classes(version_of)))
         return prediction.together(answers)
 
     async def _infer(
@@ -78,13 +77,15 @@ class AsyncModel:
             self._current = None
             raise
 
-    async def _classes(self, known: inference_pb2.ModelVersion, answered_by: str) -> Sequence[str]:
-        """Of the version that answered: a canary, or what was deployed since, may be another."""
+    async def _answered_by(
+        self, known: inference_pb2.ModelVersion, answered_by: str
+    ) -> inference_pb2.ModelVersion:
+        """The version that answered: a canary, or what was deployed since, may be another."""
         if answered_by.isdecimal() and int(answered_by) != known.version:
             if not self.version:
                 self._current = None
             known = await self._version(int(answered_by))
-        return list(known.classes)
+        return known
 
     async def _deployed(self) -> int:
         request = inference_pb2.GetDeploymentRequest(model=self.name)

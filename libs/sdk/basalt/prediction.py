@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from basalt.errors import BasaltError
+from basalt.errors import BasaltError, InvalidInputError
+from basalt.pb.basalt.v1 import inference_pb2
 from basalt.pb.inference import grpc_inference_service_pb2 as oip
 from basalt.rows import Matrix
 
@@ -34,9 +35,25 @@ OUTPUT_TYPES: dict[str, str] = {
 }
 
 
+# The values that a model's label numbers stand for.
+Classes = npt.NDArray[Any]
+# By numpy's kind of the classes: what a label of them is in Python, and in words.
+LABEL_TYPES: dict[str, type] = {"U": str, "i": int, "u": int, "b": bool, "f": float}
+LABEL_WORDS = {
+    "U": "texts",
+    "i": "whole numbers",
+    "u": "whole numbers",
+    "b": "booleans",
+    "f": "numbers",
+}
+SHOWN_CLASSES_MAX = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """`labels` [rows], `probabilities` [rows, classes]; and which model said so."""
+    """`labels` [rows], values of the labels' column; `probabilities` [rows, classes]; and which
+    model said so.
+    """
 
     labels: npt.NDArray[Any]
     probabilities: npt.NDArray[np.float32] | None
@@ -60,7 +77,55 @@ def request(model: str, version: str, matrix: Matrix) -> oip.ModelInferRequest:
     )
 
 
-def from_response(answer: oip.ModelInferResponse, classes: Sequence[str]) -> Prediction:
+def classes(version: inference_pb2.ModelVersion) -> Classes:
+    """A version's classes as values of their column: texts, whole numbers or booleans."""
+    names = list(version.classes)
+    if version.class_type == "integer":
+        return np.asarray(names, dtype=np.int64)
+    if version.class_type == "boolean":
+        return np.asarray([name == "True" for name in names])
+    return np.asarray(names)
+
+
+def accuracy(labels: Sequence[Any], answered: Prediction, known: Classes) -> float:
+    """The part of the labels that was answered; `known` are the model's classes, [] for none.
+
+    Raises InvalidInputError for a label that the model cannot answer: of another type, or unknown.
+    """
+    if len(labels) != len(answered):
+        raise InvalidInputError(
+            f"There are {len(labels)} labels for {len(answered)} rows.",
+            which="labels",
+            next_step="Give one label a row.",
+        )
+    kind = known.dtype.kind if len(known) else answered.labels.dtype.kind
+    values = set(known.tolist())
+    given = [_plain(label) for label in np.ma.asarray(labels, dtype=object).tolist()]
+    for row, label in enumerate(given):
+        if not isinstance(label, LABEL_TYPES[kind]) or isinstance(label, bool) != (kind == "b"):
+            raise InvalidInputError(
+                f"Label {row} is {label!r}, and the model answers {LABEL_WORDS[kind]}.",
+                which="labels",
+                next_step="Give labels as they are in the dataset; `basalt model show` has the"
+                " classes.",
+            )
+        if values and label not in values:
+            shown = ", ".join(repr(each) for each in known.tolist()[:SHOWN_CLASSES_MAX])
+            raise InvalidInputError(
+                f"Label {row} is {label!r}, which is none of the model's classes: {shown}.",
+                which="labels",
+                next_step="Leave rows of other classes out, or train with them.",
+            )
+    right = sum(a == b for a, b in zip(answered.labels.tolist(), given, strict=True))
+    return right / len(given)
+
+
+def _plain(label: Any) -> Any:
+    """A numpy scalar as Python's."""
+    return label.item() if isinstance(label, np.generic) else label
+
+
+def from_response(answer: oip.ModelInferResponse, classes: Classes) -> Prediction:
     """Labels are named by `classes`; without classes they are the model's own numbers.
 
     Raises BasaltError when the answer is not what the protocol, or the model's manifest, says.
@@ -73,7 +138,7 @@ def from_response(answer: oip.ModelInferResponse, classes: Sequence[str]) -> Pre
             for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
         }
         labels = outputs[LABELS].reshape(-1)
-        named = _named(labels, classes) if classes else labels
+        named = _named(labels, classes) if len(classes) else labels
     except (KeyError, ValueError, IndexError) as error:
         raise BasaltError(
             f"{answer.model_name} version {answer.model_version} answered something that is no"
@@ -91,7 +156,7 @@ def from_response(answer: oip.ModelInferResponse, classes: Sequence[str]) -> Pre
     )
 
 
-def _named(labels: npt.NDArray[Any], classes: Sequence[str]) -> npt.NDArray[Any]:
+def _named(labels: npt.NDArray[Any], classes: Classes) -> npt.NDArray[Any]:
     # A negative number would name a class from the end.
     if labels.size and labels.min() < 0:
         raise IndexError(f"label {labels.min()} of {len(classes)} classes")

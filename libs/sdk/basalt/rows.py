@@ -101,7 +101,7 @@ def _numbers(values: Any, name: str) -> npt.NDArray[np.float64]:
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()
     try:
-        column = np.asarray(values)
+        column = np.asarray(_unmasked(values))
     except (ValueError, TypeError, OverflowError):  # Lists of different lengths, say.
         column = np.asarray(None)
     if column.ndim != 1:
@@ -114,6 +114,18 @@ def _numbers(values: Any, name: str) -> npt.NDArray[np.float64]:
         return column.astype(np.float64)
     cells = column.tolist() if column.dtype.kind in "OUS" else list(column)
     return np.asarray([_number(cell, name, row) for row, cell in enumerate(cells)])
+
+
+def _unmasked(values: Any) -> Any:
+    """What is masked is missing, and no number: numpy would give what lies below the mask."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    masked: Any = values
+    if masked.dtype.kind in NUMBERS:
+        return masked.astype(np.float64).filled(np.nan)
+    cells = masked.data.astype(object)
+    cells[np.ma.getmaskarray(masked)] = None
+    return cells
 
 
 def _number(cell: Any, name: str, row: int) -> float:
@@ -150,7 +162,7 @@ def _by_place(rows: Rows, features: Sequence[str]) -> npt.NDArray[np.float64]:
             next_step="Give a numpy array [rows, features], a DataFrame, a dict, or dicts.",
         )
     try:
-        matrix = np.asarray(rows)
+        matrix = np.asarray(_unmasked(rows))
     except (ValueError, TypeError, OverflowError):
         raise _misshapen("rows of different lengths", features) from None
     if matrix.ndim == 1 and matrix.size:

@@ -128,7 +128,17 @@ def require_alike(version: ModelVersion, described: Manifest) -> None:
     Raises IntegrityError.
     """
     for field in (
-        *("model", "files", "inputs", "outputs", "features", "classes", "author", "lineage"),
+        *(
+            "model",
+            "files",
+            "inputs",
+            "outputs",
+            "features",
+            "classes",
+            "class_type",
+            "author",
+            "lineage",
+        ),
     ):
         if getattr(version, field) != getattr(described, field):
             raise IntegrityError(

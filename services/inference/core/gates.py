@@ -116,13 +116,15 @@ def results_of(measured: Measurement, manifest: Manifest, champion: str) -> Iter
     if measured.objections:
         return
     limits = manifest.gates
+    asked = f"; at least {limits.accuracy_min:.4f} is asked for" if limits.accuracy_min else ""
     yield _at_least(
         "accuracy",
         measured.accuracy,
         limits.accuracy_min,
         f"Of {measured.rows} rows that it has not seen in training, {measured.accuracy:.4f} were "
-        f"answered rightly; at least {limits.accuracy_min:.4f} is asked for.",
+        f"answered rightly{asked}.",
     )
+    yield from _rows_used(manifest)
     yield _chance(measured)
     yield from _baseline(measured, manifest)
     if champion:
@@ -155,6 +157,21 @@ def _chance(measured: Measurement) -> GateResult:
         limit=limit,
         detail=f"Its balanced accuracy over {measured.classes_seen} classes is "
         f"{measured.balanced_accuracy:.4f}; answering without looking gives {limit:.4f}.",
+    )
+
+
+def _rows_used(manifest: Manifest) -> Iterator[GateResult]:
+    """By what the trainer says: the rows that it left out are not among the candidate's files."""
+    used, limit = manifest.metrics.get("rows_used"), manifest.gates.rows_used_min
+    if used is None and not limit:
+        return
+    said = "It does not say how many" if used is None else f"{used:.1%}"
+    yield _at_least(
+        "rows_used",
+        used or 0.0,
+        limit,
+        f"{said} of the dataset's rows were used, as the others lack a value; at least {limit:.1%}"
+        " is asked for.",
     )
 
 

@@ -45,6 +45,9 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 Answerable = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
+ClassType = Literal["", "string", "integer", "boolean"]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -85,6 +88,8 @@ class GateLimits(_Frozen):
     accuracy_min: Annotated[float, Field(ge=0, le=1)] = 0.0
     accuracy_drop_max: Annotated[float, Field(ge=0, le=1)] = 0.02
     latency_ms_p99_max: Annotated[float, Field(gt=0)] = 100.0
+    # Manifests of before this was kept do not say what they used.
+    rows_used_min: Annotated[float, Field(ge=0, le=1)] = 0.0
     fairness: FairnessLimit | None = None
 
 
@@ -96,6 +101,8 @@ class Manifest(_Frozen):
     outputs: tuple[Tensor, ...] = Field(min_length=1, max_length=16)
     features: tuple[str, ...] = Field(min_length=1, max_length=COLUMNS_MAX)
     classes: tuple[str, ...] = Field((), max_length=COLUMNS_MAX)
+    # Of the column that they are values of; empty in models from before it was kept.
+    class_type: ClassType = ""
     metrics: dict[str, float] = {}
     baseline_metrics: dict[str, float] = {}
     lineage: Lineage = Lineage()

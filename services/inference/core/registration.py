@@ -74,6 +74,7 @@ class Registration:
             outputs=manifest.outputs,
             features=manifest.features,
             classes=manifest.classes,
+            class_type=manifest.class_type,
             metrics=manifest.metrics,
             lineage=manifest.lineage,
             # The manifest came by a call that proved who answers; the event did not.

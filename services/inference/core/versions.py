@@ -16,7 +16,7 @@ from libs.common.errors import IntegrityError, NotFoundError
 from libs.common.journal import Journal
 from libs.common.stores.ports import Entry
 from services.inference.core import names
-from services.inference.core.manifest import File, Lineage, Tensor, answers
+from services.inference.core.manifest import ClassType, File, Lineage, Tensor, answers
 
 
 class Stage(StrEnum):
@@ -66,6 +66,7 @@ class ModelVersion(_Frozen):
     outputs: tuple[Tensor, ...]
     features: tuple[str, ...]
     classes: tuple[str, ...]
+    class_type: ClassType = ""
     metrics: dict[str, float]
     lineage: Lineage
     author: str

@@ -61,6 +61,7 @@ def model_version(entry: Entry, aliases: Sequence[str] = (), card: str = "") -> 
         outputs=tensors(version.answers),
         features=version.features,
         classes=version.classes,
+        class_type=version.class_type,
         card=card,
         author=version.author,
         responsible=version.responsible,

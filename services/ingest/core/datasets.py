@@ -30,7 +30,7 @@ from services.ingest.core.chunk import digest
 from services.ingest.core.objects import fetch_file, store_file, verified
 from services.ingest.core.sealed import Manifest, Sealed
 from services.ingest.core.sources import Sources, Terms
-from services.ingest.core.streams import REPLAY, Position, Streams, committed
+from services.ingest.core.streams import Position, Streams, committed
 
 KIND = "dataset"
 # Fetching chunks is mostly waiting for the store.
@@ -253,7 +253,7 @@ def _sealed(
 ) -> Sealed:
     accepted = sum(each.state.accepted_total for each in positions)
     held = sum(each.state.held_total for each in positions)
-    replayed = sum(each.state.accepted_total for each in positions if each.partition == REPLAY)
+    left = sum(each.left_total for each in positions)
     return Sealed(
         manifest=manifest,
         manifest_sha256=sha256,
@@ -261,7 +261,7 @@ def _sealed(
         events=events,
         accepted_total=accepted,
         duplicates_dropped=accepted - made.row_count,
-        quarantined=held - replayed,
+        quarantined=held - left,
         trace_id=telemetry.trace_id(),
     )
 

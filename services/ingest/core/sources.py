@@ -46,9 +46,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
+    """`waiting` are in quarantine now; the others are counted since the source was created."""
+
     accepted: int = 0
-    held: int = 0
+    waiting: int = 0
     duplicate: int = 0
+    discarded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,8 @@ class Sources:
         dataset = await self.journal.latest(aggregate(tenant, "dataset", name))
         return Counts(
             accepted=sum(each.state.accepted_total for each in positions),
-            held=sum(each.state.held_total for each in positions),
+            waiting=sum(each.state.held_total - each.left_total for each in positions),
+            discarded=sum(each.state.discarded_total for each in positions),
             duplicate=Sealed.model_validate(dataset.state).duplicates_dropped if dataset else 0,
         )
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from services.ingest.core import datasets, quarantine, sources, streams
+from services.ingest.core import datasets, resolution, sources, streams
 from services.ingest.core.sealed import Sealed
 
 STATES: Mapping[str, type[BaseModel]] = {
     datasets.KIND: Sealed,
-    quarantine.KIND: quarantine.Overlay,
+    resolution.KIND: resolution.Overlay,
+    resolution.RESOLUTION: resolution.Resolution,
     sources.KIND: sources.SourceState,
     streams.KIND: streams.Committed,
 }

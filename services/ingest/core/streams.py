@@ -10,6 +10,7 @@ on from are committed by one insert. The entries with held records are chained n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -54,7 +55,10 @@ class Committed(BaseModel):
     epoch           grows when the log became another one: offsets mean other records then
     topic_id        of the topic that was read, and
     leader_epoch    of the record before `next_offset`: by them a shorter log is known; -1: not kept
+    discarded_total  of the stream of replays: records that left quarantine without being sent in
     reasons         of the records that this entry holds: how many for each
+    held_by_reason  the same of all those since this began to be counted, and
+    left_by_reason  of those that were replayed or discarded, in the stream of replays
     examples        what was wrong with the first of them
     lines           of an uploaded file
     traceparent     of the span that committed it, in the trace of its first record
@@ -72,7 +76,10 @@ class Committed(BaseModel):
     earlier_held: int = 0
     accepted_total: int = 0
     held_total: int = 0
+    discarded_total: int = 0
     reasons: dict[str, int] = {}
+    held_by_reason: dict[str, int] = {}
+    left_by_reason: dict[str, int] = {}
     examples: tuple[str, ...] = ()
     lines: Lines = NO_LINES
     traceparent: str = ""
@@ -100,6 +107,13 @@ class Position:
     version: int
     state: Committed
 
+    @property
+    def left_total(self) -> int:
+        """How many records have left quarantine by this stream."""
+        if self.partition != REPLAY:
+            return 0
+        return self.state.accepted_total + self.state.discarded_total
+
     def after(
         self,
         *,
@@ -109,7 +123,9 @@ class Position:
         held: Sequence[StoredChunk],
         traceparent: str,
         proof: Proof = UNPROVEN,
+        discarded: int = 0,
         reasons: Mapping[str, int] = MappingProxyType({}),
+        left: Mapping[str, int] = MappingProxyType({}),
         examples: tuple[str, ...] = (),
         lines: Lines = NO_LINES,
     ) -> Committed:
@@ -126,7 +142,10 @@ class Position:
             earlier_held=self.version if last.held else last.earlier_held,
             accepted_total=last.accepted_total + sum(chunk.rows for chunk in chunks),
             held_total=last.held_total + sum(chunk.rows for chunk in held),
+            discarded_total=last.discarded_total + discarded,
             reasons=dict(reasons),
+            held_by_reason=dict(Counter(last.held_by_reason) + Counter(reasons)),
+            left_by_reason=dict(Counter(last.left_by_reason) + Counter(left)),
             examples=examples,
             lines=lines,
             traceparent=traceparent,

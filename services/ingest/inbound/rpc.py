@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -15,6 +15,8 @@ from libs.common.pb.basalt.v1 import ingest_pb2_grpc as pb_grpc
 from services.ingest.core import paging
 from services.ingest.core.datasets import Datasets
 from services.ingest.core.quarantine import Quarantine
+from services.ingest.core.remedies import Many, Remedies
+from services.ingest.core.resolution import STATES, WAITING, State
 from services.ingest.core.sources import Source, Sources
 from services.ingest.core.uploads import Uploads
 from services.ingest.inbound import messages
@@ -34,12 +36,14 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         uploads: Uploads,
         datasets: Datasets,
         quarantine: Quarantine,
+        remedies: Remedies,
     ) -> None:
         self._sources = sources
         self._keys = keys
         self._uploads = uploads
         self._datasets = datasets
         self._quarantine = quarantine
+        self._remedies = remedies
 
     def register(self, server: grpc.aio.Server) -> None:
         pb_grpc.add_IngestServiceServicer_to_server(self, server)
@@ -205,10 +209,13 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
     async def ListQuarantine(  # noqa: N802
         self, request: pb.ListQuarantineRequest, context: Any
     ) -> pb.ListQuarantineResponse:
+        wanted = pb.QuarantineFilter()
+        wanted.CopyFrom(request.filter)
+        wanted.source = request.source or wanted.source
+        wanted.state = request.state or wanted.state
         records, token = await self._quarantine.page(
             caller().tenant,
-            request.source,
-            messages.quarantine_state(request.state),
+            messages.quarantine_filter(wanted, STATES),
             request.page.token,
             page_size(request.page.size),
         )
@@ -225,17 +232,57 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         self, request: pb.MendQuarantinedRequest, context: Any
     ) -> pb.MendQuarantinedResponse:
         who = caller()
-        record = await self._quarantine.mend(who.tenant, request.id, request.body, who.subject)
+        record = await self._remedies.mend(who.tenant, request.id, request.body, who.subject)
         return pb.MendQuarantinedResponse(record=messages.quarantined_message(record))
 
     async def ReplayQuarantined(  # noqa: N802
         self, request: pb.ReplayQuarantinedRequest, context: Any
     ) -> pb.ReplayQuarantinedResponse:
         who = caller()
-        record, already = await self._quarantine.replay(who.tenant, request.id, who.subject)
+        record, already = await self._remedies.replay(who.tenant, request.id, who.subject)
         return pb.ReplayQuarantinedResponse(
             record=messages.quarantined_message(record), already_replayed=already
         )
+
+    async def CountQuarantine(  # noqa: N802
+        self, request: pb.CountQuarantineRequest, context: Any
+    ) -> pb.CountQuarantineResponse:
+        wanted = messages.quarantine_filter(request.filter, WAITING)
+        counts = await self._quarantine.count(caller().tenant, wanted)
+        return pb.CountQuarantineResponse(counts=map(messages.count_message, counts))
+
+    async def BatchMendQuarantined(  # noqa: N802
+        self, request: pb.BatchMendQuarantinedRequest, context: Any
+    ) -> pb.BatchMendQuarantinedResponse:
+        who, mended = caller(), messages.mended_records(request.records)
+        progress = await self._remedies.mend_many(who.tenant, mended, who.subject)
+        return pb.BatchMendQuarantinedResponse(progress=messages.progress_message(progress))
+
+    async def BatchChangeQuarantined(  # noqa: N802
+        self, request: pb.BatchChangeQuarantinedRequest, context: Any
+    ) -> AsyncIterator[pb.BatchChangeQuarantinedResponse]:
+        who, wanted = caller(), messages.row_changes(request.changes)
+        many = _many(request, ("held",))
+        async for progress in self._remedies.change_many(who.tenant, many, wanted, who.subject):
+            yield pb.BatchChangeQuarantinedResponse(progress=messages.progress_message(progress))
+
+    async def BatchReplayQuarantined(  # noqa: N802
+        self, request: pb.BatchReplayQuarantinedRequest, context: Any
+    ) -> AsyncIterator[pb.BatchReplayQuarantinedResponse]:
+        who, many = caller(), _many(request, WAITING)
+        async for progress in self._remedies.replay_many(who.tenant, many, who.subject):
+            yield pb.BatchReplayQuarantinedResponse(progress=messages.progress_message(progress))
+
+    async def BatchDiscardQuarantined(  # noqa: N802
+        self, request: pb.BatchDiscardQuarantinedRequest, context: Any
+    ) -> AsyncIterator[pb.BatchDiscardQuarantinedResponse]:
+        who, many = caller(), _many(request, WAITING)
+        async for progress in self._remedies.discard_many(who.tenant, many, who.subject):
+            yield pb.BatchDiscardQuarantinedResponse(progress=messages.progress_message(progress))
+
+
+def _many(request: Any, otherwise: Iterable[State]) -> Many:
+    return Many(messages.quarantine_filter(request.filter, otherwise), frozenset(request.ids))
 
 
 async def _first(requests: AsyncIterator[Any]) -> Any:

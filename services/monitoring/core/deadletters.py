@@ -13,18 +13,18 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from libs.common import flow, journal
 from libs.common.clock import Clock
 from libs.common.echo import short
-from libs.common.errors import NotFoundError, PreconditionError
-from libs.common.events import LetterReplayed
+from libs.common.errors import ConflictError, NotFoundError, PreconditionError
+from libs.common.events import Event, LetterReplayed
 from libs.common.identity import PLATFORM
 from libs.common.journal import Change, Journal
 from libs.common.paging import not_a_token
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 KIND = "deadletter"
 ANOTHERS = "Members of its tenant see what it says and what was wrong with it."
+SENT_AGAIN = "Let its producer, or the upstream system, send it again."
 BODY_SHOWN_BYTES = 16 * 1024
 HEADER_CHARACTERS_MAX = 4_000
 HEADERS_MAX = 64
@@ -75,10 +76,13 @@ class Letter(BaseModel):
     size_bytes: int
     at: datetime
     replayed: bool = False
+    discarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
+    """`hopeless` says why nobody can ever take it; empty where somebody may."""
+
     id: str
     topic: str
     consumer: str
@@ -88,6 +92,8 @@ class DeadLetter:
     size_bytes: int
     at: datetime
     replayed: bool
+    discarded: bool
+    hopeless: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +180,7 @@ class DeadLetters:
                 if not topic or _kept(entry).topic == topic:
                     if len(letters) == size:
                         return letters, letters[-1].id
-                    letters.append(_letter(entry, tenant))
+                    letters.append(_letter(entry, tenant, self.clock.now()))
             if len(entries) <= size:
                 return letters, ""
             after = entries[-1].aggregate
@@ -189,53 +195,92 @@ class DeadLetters:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class Remedies:
+    """What can be done about a dead letter: its consumer takes it again, or nobody waits for it."""
+
     journal: Journal
+    objects: ObjectStore
     clock: Clock
 
-    async def again(self, tenant: str, letter_id: str, by: str) -> tuple[DeadLetter, bool]:
+    async def replay(self, tenant: str, letter_id: str, by: str) -> tuple[DeadLetter, bool]:
         """Tells a letter's consumer to take it again, from its place among the dead letters.
 
         Also answers whether another call did so before: then nobody is told. Raises
-        PreconditionError for a letter that no consumer can take.
+        PreconditionError for a letter that no consumer can take, and for a discarded one.
         """
-        cause = self.journal.this_call()
+        found = await self._find(tenant, letter_id)
+        letter = _kept(found)
+        if letter.discarded:
+            raise PreconditionError(
+                f"The dead letter {letter_id} was discarded.",
+                which=letter_id,
+                next_step=SENT_AGAIN,
+            )
+        if letter.replayed:
+            return self._before(found, tenant)
+        why = _hopeless(letter, self.clock.now(), await self._body(found, letter))
+        if why:
+            raise PreconditionError(
+                why, which="id", next_step=f"{SENT_AGAIN} `basalt deadletter discard` clears it."
+            )
+        told = self._told(found, letter)
+        return await self._decide(found, "replayed", "DeadLetterReplayed", by, tenant, (told,))
+
+    async def discard(self, tenant: str, letter_id: str, by: str) -> tuple[DeadLetter, bool]:
+        """Nobody waits for it any longer; also answers whether another call did so before.
+
+        Raises PreconditionError for one that its consumer takes again.
+        """
         found = await self._find(tenant, letter_id)
         letter = _kept(found)
         if letter.replayed:
-            return _letter(found, tenant), found.cause != cause
-        told = self._told(found, letter)
+            raise PreconditionError(
+                f"The dead letter {letter_id} was replayed; nobody waits for it.",
+                which=letter_id,
+                next_step="If its consumer fails again, discard the letter of that.",
+            )
+        if letter.discarded:
+            return self._before(found, tenant)
+        return await self._decide(found, "discarded", "DeadLetterDiscarded", by, tenant, ())
+
+    def _before(self, found: Entry, tenant: str) -> tuple[DeadLetter, bool]:
+        """The answer about a letter of which that was decided: by this very call, or another."""
+        letter = _letter(found, tenant, self.clock.now())
+        return letter, found.cause != self.journal.this_call()
+
+    async def _decide(
+        self, found: Entry, way: str, type_: str, by: str, tenant: str, told: Sequence[Event]
+    ) -> tuple[DeadLetter, bool]:
+        cause = self.journal.this_call()
 
         async def decide(latest: Entry | None) -> Change | None:
             known = _kept(latest or found)
-            if known.replayed:
+            if known.replayed or known.discarded:
                 return None
-            replayed = known.model_copy(update={"replayed": True})
-            return Change("DeadLetterReplayed", replayed.model_dump(mode="json"), (told,))
+            state = known.model_copy(update={way: True}).model_dump(mode="json")
+            return Change(type_, state, told)
 
         entry = await self.journal.decide(found.aggregate, cause, by, decide)
-        return _letter(entry, tenant), entry.cause != cause
+        if not getattr(_kept(entry), way):
+            raise ConflictError(
+                "Somebody did something else about the letter at this moment.",
+                which=f"{found.tenant}/{found.name}",
+                next_step="Look at it again: `basalt deadletter list`.",
+            )
+        return _letter(entry, tenant, self.clock.now()), entry.cause != cause
+
+    async def _body(self, found: Entry, letter: Letter) -> bytes:
+        body = base64.b64decode(letter.body_start)
+        if len(body) < letter.size_bytes:
+            body = await self.objects.get(_object(found.tenant, letter.body_sha256))
+        return body
 
     def _told(self, found: Entry, letter: Letter) -> LetterReplayed:
-        now, topic = self.clock.now(), flow.BY_NAME.get(letter.topic)
-        if topic is None or letter.consumer not in topic.consumers:
-            raise PreconditionError(
-                f"Nobody consumes {letter.topic} as {letter.consumer or 'its consumer'} did.",
-                which="id",
-                next_step="Let its producer, or the upstream system, send it again.",
-            )
-        if now - letter.at >= timedelta(milliseconds=flow.DEAD_LETTER_RETENTION_MS):
-            raise PreconditionError(
-                f"The letter is of {letter.at:%Y-%m-%d}, and Kafka keeps them for"
-                f" {flow.DEAD_LETTER_RETENTION_MS // flow.DAY_1} days.",
-                which="id",
-                next_step="Let its producer, or the upstream system, send it again.",
-            )
         _, partition, offset = found.name.partition(_ANOTHER)[0].rsplit("-", 2)
         return LetterReplayed(
             id=f"{found.tenant}/{found.name}",
             tenant=found.tenant,
-            at=now,
+            at=self.clock.now(),
             topic=letter.topic,
             consumer=letter.consumer,
             partition=int(partition),
@@ -270,19 +315,44 @@ def _kept(entry: Entry) -> Letter:
     return Letter.model_validate(entry.state)
 
 
-def _letter(entry: Entry, tenant: str) -> DeadLetter:
+def _hopeless(letter: Letter, now: datetime, body: bytes | None) -> str:
+    """Why nobody can ever take a letter; "" where somebody may, or where that is not known."""
+    topic = flow.BY_NAME.get(letter.topic)
+    if topic is None or letter.consumer not in topic.consumers:
+        return f"Nobody consumes {letter.topic} as {letter.consumer or 'its consumer'} did."
+    if now - letter.at >= timedelta(milliseconds=flow.DEAD_LETTER_RETENTION_MS):
+        days = flow.DEAD_LETTER_RETENTION_MS // flow.DAY_1
+        return f"The letter is of {letter.at:%Y-%m-%d}, and Kafka keeps them for {days} days."
+    try:
+        if body is not None:
+            topic.event.model_validate_json(body)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "its beginning"
+        return (
+            f"It cannot be read as an event of {letter.topic}, whoever takes it:"
+            f" {short(fault['msg'])}, at {short(where)}."
+        )
+    return ""
+
+
+def _letter(entry: Entry, tenant: str, now: datetime) -> DeadLetter:
     """As `tenant` is told it: a fault of the platform's has to be found, what it met has not."""
     letter, own = _kept(entry), entry.tenant == tenant
+    body = base64.b64decode(letter.body_start)
+    whole = body if len(body) == letter.size_bytes and own else None
     return DeadLetter(
         id=f"{entry.tenant}/{entry.name}",
         topic=letter.topic,
         consumer=letter.consumer,
         error=letter.error if own else ANOTHERS,
         attempts=letter.attempts,
-        body=base64.b64decode(letter.body_start) if own else b"",
+        body=body if own else b"",
         size_bytes=letter.size_bytes,
         at=letter.at,
         replayed=letter.replayed,
+        discarded=letter.discarded,
+        hopeless="" if letter.replayed else _hopeless(letter, now, whole),
     )
 
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
-from libs.common.events import PredictionSample
+from libs.common.events import PredictionSample, Statistic
 
-# The name under which a model's answer stands among its features.
-PREDICTION = "prediction"
+# The names under which a model's answer stands among its features: the number it answers, the
+# probability of the second of two classes, or the number of the likeliest of more, and how likely.
+PREDICTION, CONFIDENCE = "prediction", "prediction: confidence"
+# Of fewer rows than these a class is not compared by itself (Cochran 1954, for χ²).
+CLASS_ROWS_MIN = 5
 PSI_BINS = 10
 # A pseudo-count in each bin, so that an empty one has a finite logarithm (Jeffreys' prior).
 PSI_PSEUDO_COUNT = 0.5
@@ -37,16 +40,24 @@ Column = NDArray[np.float64]
 class Reference:
     """The training rows of a version, by column, and how to read its live ones.
 
-    `columns` holds the features, and `prediction` where the version says one number a row.
-    `output_width` is the number of values that all outputs of a row have together, and
-    `answer_width` the number of the last output's: its last value is the prediction.
+    `columns` holds the features, and what the version answered. `output_width` is the number of
+    values that all outputs of a row have together, and `answer_width` the number of the last
+    output's, which is the answer: the probabilities of so many `classes`, or else numbers of which
+    the last counts. Of references from before whole answers were kept `whole` is false: they have
+    the probability of the second class alone.
     """
 
     features: tuple[str, ...]
     columns: Mapping[str, Column]
     output_width: int
     answer_width: int
-    probabilities: bool
+    classes: int
+    whole: bool = True
+
+    @property
+    def categorical(self) -> bool:
+        """Whether the prediction is the number of a class."""
+        return self.whole and self.classes > 2
 
     @property
     def rows(self) -> int:
@@ -54,12 +65,16 @@ class Reference:
 
 
 class Comparison(BaseModel):
-    """One statistic of one feature. `p_value` is 0 for PSI."""
+    """One statistic of one feature. `p_value` is 0 for PSI and for missing values.
 
-    model_config = ConfigDict(frozen=True)
+    The means are those of the values; of missing values their shares; of classes the shares of the
+    one that changed most.
+    """
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     feature: str
-    statistic: Literal["ks", "psi"]
+    statistic: Statistic
     value: float
     limit: float
     p_value: float
@@ -75,7 +90,7 @@ class Comparison(BaseModel):
 class DriftReport(BaseModel):
     """The comparison of a version's newest live rows with its training rows."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     model: str
     version: int
@@ -113,13 +128,14 @@ class DriftLimits:
     alpha: float = 0.0001
 
     def compare(
-        self, reference: Mapping[str, Column], live: Mapping[str, Column]
+        self, reference: Mapping[str, Column], live: Mapping[str, Column], classes: int = 0
     ) -> tuple[int, tuple[Comparison, ...]]:
-        """The live rows compared, and both statistics of each column, the drifted ones first.
+        """The live rows compared, and the statistics of each column, the drifted ones first.
 
-        `live` is newest first. The answer is of the recent window when that one drifts and the
-        long one does not, else of the long one. A column that one side has too little of is left
-        out.
+        `live` is newest first; `classes` is how many there are where predictions are numbers of
+        classes. The answer is of the recent window when that one drifts and the long one does not,
+        else of the long one. Of a column that one side has too few values of, only how many are
+        missing is compared.
         """
         rows = max((len(column) for column in live.values()), default=0)
         sizes = (
@@ -128,7 +144,9 @@ class DriftLimits:
         windows = [
             (
                 min(size, rows),
-                self._compare(reference, {name: live[name][:size] for name in live}, len(sizes)),
+                self._compare(
+                    reference, {name: live[name][:size] for name in live}, classes, len(sizes)
+                ),
             )
             for size in sizes
         ]
@@ -137,25 +155,64 @@ class DriftLimits:
         )
 
     def _compare(
-        self, reference: Mapping[str, Column], live: Mapping[str, Column], windows: int
+        self,
+        reference: Mapping[str, Column],
+        live: Mapping[str, Column],
+        classes: int,
+        windows: int,
     ) -> tuple[Comparison, ...]:
+        both = {name: (reference[name], live[name]) for name in reference if name in live}
         pairs = {
-            name: (_finite(reference[name]), _finite(live[name]))
-            for name in reference
-            if name in live
+            name: (_finite(ours), _finite(theirs))
+            for name, (ours, theirs) in both.items()
+            if self._enough(_finite(ours), _finite(theirs))
         }
-        pairs = {
-            name: (ours, theirs)
-            for name, (ours, theirs) in pairs.items()
-            if len(ours) >= self.rows_min // 2 and len(theirs) >= self.rows_min
+        # A caller who does not ask for an answer leaves nothing out.
+        gaps = {
+            name: (~np.isfinite(ours), ~np.isfinite(theirs))
+            for name, (ours, theirs) in both.items()
+            if name not in (PREDICTION, CONFIDENCE)
+            and self._enough(ours, theirs)
+            and not (np.isfinite(ours).all() and np.isfinite(theirs).all())
         }
+        tests = (len(pairs) + len(gaps)) * windows
         comparisons: list[Comparison] = []
         for name, (ours, theirs) in pairs.items():
+            if classes and name == PREDICTION:
+                counts = (_counted(ours, classes), _counted(theirs, classes))
+                comparisons.append(self._shares(name, "psi", *_merged(*counts), tests))
+                continue
             means = (float(ours.mean()), float(theirs.mean()))
-            tests = len(pairs) * windows
             comparisons.append(self._ks(name, ours, theirs, means, tests))
             comparisons.append(self._psi(name, ours, theirs, means, tests))
+        for name, (ours, theirs) in gaps.items():
+            counts = (_counted(ours, 2), _counted(theirs, 2))
+            comparisons.append(self._shares(name, "missing", *counts, tests))
         return tuple(sorted(comparisons, key=lambda each: (not each.drifted, -each.value)))
+
+    def _enough(self, ours: Column, theirs: Column) -> bool:
+        return len(ours) >= self.rows_min // 2 and len(theirs) >= self.rows_min
+
+    def _shares(
+        self, name: str, statistic: Statistic, ours: Column, theirs: Column, tests: int
+    ) -> Comparison:
+        """Compares how many rows fall into each of some groups, which are the bins of a PSI."""
+        value = stability_index(ours, theirs)
+        rows = int(ours.sum()), int(theirs.sum())
+        limit = max(self.psi_limit, psi_by_chance(*rows, len(ours), self.alpha / tests))
+        shares = ours / max(rows[0], 1), theirs / max(rows[1], 1)
+        # Of two groups the last is meant: those that are missing.
+        moved = int(np.argmax(np.abs(shares[1] - shares[0]))) if statistic == "psi" else -1
+        return Comparison(
+            feature=name,
+            statistic=statistic,
+            value=value,
+            limit=limit,
+            p_value=0.0,
+            drifted=value >= limit,
+            reference_mean=float(shares[0][moved]),
+            live_mean=float(shares[1][moved]),
+        )
 
     def _ks(
         self, name: str, ours: Column, theirs: Column, means: tuple[float, float], tests: int
@@ -197,22 +254,44 @@ class DriftLimits:
 
 
 def population_stability_index(reference: Column, live: Column) -> tuple[float, int]:
-    """PSI = Σ (qᵢ - pᵢ) ln(qᵢ / pᵢ) over bins i, and the number of bins.
+    """The PSI of two samples in the bins that the reference's deciles bound, and how many.
 
-    p and q are the parts of the reference and of the live rows in the bins that the reference's
-    deciles bound; equal deciles (a feature with few values) make one bin. Under 0.1 nothing
-    changed, above 0.2 something did. Source: Siddiqi, Credit Risk Scorecards (Wiley 2006); it is
-    the symmetric Kullback-Leibler divergence of Jeffreys (1946).
+    Equal deciles (a feature with few values) make one bin.
     """
     deciles = np.quantile(reference, np.arange(1, PSI_BINS) / PSI_BINS, method="inverted_cdf")
     edges = np.unique(deciles)
     bins = len(edges) + 1
+    counts = (_counted(np.searchsorted(edges, values), bins) for values in (reference, live))
+    return stability_index(*counts), bins
+
+
+def stability_index(reference: Column, live: Column) -> float:
+    """PSI = Σ (qᵢ - pᵢ) ln(qᵢ / pᵢ) over bins i, of which these are the counts.
+
+    p and q are the parts of the reference and of the live rows. Under 0.1 nothing changed, above
+    0.2 something did. Source: Siddiqi, Credit Risk Scorecards (Wiley 2006); it is the symmetric
+    Kullback-Leibler divergence of Jeffreys (1946).
+    """
     p, q = (
-        (np.bincount(np.searchsorted(edges, values), minlength=bins) + PSI_PSEUDO_COUNT)
-        / (len(values) + PSI_PSEUDO_COUNT * bins)
-        for values in (reference, live)
+        (counts + PSI_PSEUDO_COUNT) / (counts.sum() + PSI_PSEUDO_COUNT * len(counts))
+        for counts in (reference, live)
     )
-    return float(np.sum((q - p) * np.log(q / p))), bins
+    return float(np.sum((q - p) * np.log(q / p)))
+
+
+def _counted(values: NDArray[Any], groups: int) -> Column:
+    """How many rows are in each group, of which `values` are the numbers."""
+    return np.bincount(values.astype(np.int64), minlength=groups).astype(np.float64)
+
+
+def _merged(reference: Column, live: Column) -> tuple[Column, Column]:
+    """The same counts, with the classes that have too few rows to be compared as one, the last."""
+    least = np.minimum(reference, reference / max(reference.sum(), 1.0) * live.sum())
+    rare = least < CLASS_ROWS_MIN
+    if not rare.any():
+        return reference, live
+    ours, theirs = (np.append(counts[~rare], counts[rare].sum()) for counts in (reference, live))
+    return ours, theirs
 
 
 def psi_by_chance(reference_rows: int, live_rows: int, bins: int, alpha: float) -> float:
@@ -231,18 +310,37 @@ def live_columns(
     """The newest rows by column; rows that do not have the version's width are left out."""
     width = len(reference.features)
     rows: list[tuple[float, ...]] = []
-    predictions: list[float] = []
+    answers: list[tuple[float, ...]] = []
+    nothing = (float("nan"),) * reference.answer_width
     for sample in samples:
         for index, row in enumerate(sample.features):
             if len(row) == width and len(rows) < rows_max:
                 rows.append(row)
                 outputs = sample.outputs[index] if index < len(sample.outputs) else ()
-                predictions.append(_prediction(reference, outputs))
+                # A caller need not ask for the answer, nor for the outputs before it.
+                asked = len(outputs) in (reference.output_width, reference.answer_width)
+                answers.append(outputs[-reference.answer_width :] if asked and outputs else nothing)
     table = np.asarray(rows, dtype=np.float64).reshape(len(rows), width)
     columns = {name: table[:, index] for index, name in enumerate(reference.features)}
-    return columns | {
-        PREDICTION: stepped(np.asarray(predictions, dtype=np.float64), reference.probabilities)
-    }
+    answered = np.asarray(answers, dtype=np.float64).reshape(len(rows), reference.answer_width)
+    return columns | answer_columns(answered, reference.classes, whole=reference.whole)
+
+
+def answer_columns(answers: Column, classes: int, *, whole: bool = True) -> dict[str, Column]:
+    """The columns of answers, [rows, width], as they are compared.
+
+    `whole` false asks for the second class's probability, whatever the number of classes.
+    """
+    if not answers.shape[1]:
+        return {}
+    if answers.shape[1] != classes or classes < 2:
+        return {PREDICTION: stepped(answers[:, -1], bool(classes))}
+    if classes == 2 or not whole:
+        return {PREDICTION: stepped(answers[:, 1], probabilities=True)}
+    known = np.isfinite(answers).all(axis=1)
+    likeliest = np.where(known, np.argmax(np.nan_to_num(answers), axis=1), np.nan)
+    likely = np.where(known, np.max(np.nan_to_num(answers), axis=1), np.nan)
+    return {PREDICTION: likeliest, CONFIDENCE: stepped(likely, probabilities=True)}
 
 
 def stepped(predictions: Column, probabilities: bool) -> Column:
@@ -250,13 +348,6 @@ def stepped(predictions: Column, probabilities: bool) -> Column:
     if not probabilities:
         return predictions
     return np.round(predictions / PROBABILITY_STEP) * PROBABILITY_STEP
-
-
-def _prediction(reference: Reference, outputs: tuple[float, ...]) -> float:
-    """The last value of the last output; NaN when the caller did not ask for that output."""
-    if outputs and len(outputs) in (reference.output_width, reference.answer_width):
-        return outputs[-1]
-    return float("nan")
 
 
 def _finite(values: Column) -> Column:

@@ -206,7 +206,10 @@ class DriftWatch:
             waits = f"{rows} live rows of the {self._limits.rows_min} that a comparison needs."
             return self._nothing(series, rows, reference.rows, waits)
         # Sixty tests take some 30 ms: too long for the event loop.
-        rows, comparisons = await asyncio.to_thread(self._limits.compare, reference.columns, live)
+        classes = reference.classes if reference.categorical else 0
+        rows, comparisons = await asyncio.to_thread(
+            self._limits.compare, reference.columns, live, classes
+        )
         return DriftReport(
             model=series.model,
             version=series.version,

@@ -15,7 +15,7 @@ from libs.common.pb.basalt.v1 import monitoring_pb2_grpc as pb_grpc
 from libs.common.stores.ports import Entry
 from services.monitoring.core.alerts import Alerts, alert_of
 from services.monitoring.core.components import Component
-from services.monitoring.core.deadletters import DeadLetter, DeadLetters, Replay
+from services.monitoring.core.deadletters import DeadLetter, DeadLetters, Remedies
 from services.monitoring.core.health import PlatformHealth, overall, page_of
 from services.monitoring.core.recording import Recording
 from services.monitoring.core.serving import ServingFigures
@@ -38,7 +38,7 @@ class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
         alerts: Alerts,
         traces: Traces,
         letters: DeadLetters,
-        replay: Replay,
+        remedies: Remedies,
     ) -> None:
         self._health = health
         self._history = history
@@ -47,7 +47,7 @@ class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
         self._alerts = alerts
         self._traces = traces
         self._letters = letters
-        self._replay = replay
+        self._remedies = remedies
 
     def register(self, server: grpc.aio.Server) -> None:
         pb_grpc.add_MonitoringServiceServicer_to_server(self, server)
@@ -127,8 +127,15 @@ class MonitoringRpc(pb_grpc.MonitoringServiceServicer):
         self, request: pb.ReplayDeadLetterRequest, context: Any
     ) -> pb.ReplayDeadLetterResponse:
         who = identity.caller()
-        letter, already = await self._replay.again(who.tenant, request.id, who.subject)
+        letter, already = await self._remedies.replay(who.tenant, request.id, who.subject)
         return pb.ReplayDeadLetterResponse(letter=_letter(letter), already_replayed=already)
+
+    async def DiscardDeadLetter(  # noqa: N802
+        self, request: pb.DiscardDeadLetterRequest, context: Any
+    ) -> pb.DiscardDeadLetterResponse:
+        who = identity.caller()
+        letter, already = await self._remedies.discard(who.tenant, request.id, who.subject)
+        return pb.DiscardDeadLetterResponse(letter=_letter(letter), already_discarded=already)
 
 
 def _event(happening: Happening) -> pb.PlatformEvent:
@@ -256,6 +263,8 @@ def _letter(letter: DeadLetter) -> pb.DeadLetter:
         attempts=letter.attempts,
         body=letter.body,
         replayed=letter.replayed,
+        discarded=letter.discarded,
+        hopeless=letter.hopeless,
         size_bytes=letter.size_bytes,
     )
     answer.at.FromDatetime(letter.at)

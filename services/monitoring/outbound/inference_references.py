@@ -18,7 +18,7 @@ from libs.common.pb.basalt.v1 import common_pb2
 from libs.common.pb.basalt.v1 import inference_pb2 as pb
 from libs.common.pb.basalt.v1.inference_pb2_grpc import ModelServiceStub
 from libs.common.rpc import Peers, translated
-from services.monitoring.core.drift import PREDICTION, Column, Reference, stepped
+from services.monitoring.core.drift import PREDICTION, Column, Reference, answer_columns
 from services.monitoring.core.serving import Series
 
 FILE = "reference.parquet"
@@ -97,30 +97,42 @@ def _reference(version: pb.ModelVersion, content: bytes) -> Reference:
     """Raises IntegrityError when the bytes are not a table."""
     try:
         table = pq.read_table(io.BytesIO(content)).slice(0, REFERENCE_ROWS_MAX)
-        names = [*version.features, PREDICTION]
-        columns = {name: _column(table, name) for name in names if name in table.column_names}
-    except (pa.ArrowException, OSError) as error:
+        names = [name for name in version.features if name in table.column_names]
+        columns = {name: _column(table, name) for name in names}
+        answers = _answers(table)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError(
             f"The {FILE} of version {version.version} of {version.model} is not a table of"
             f" numbers: {error}",
             which=version.model,
         ) from error
     widths = [_width(tensor) for tensor in version.outputs]
-    probabilities = bool(version.classes)
-    if PREDICTION in columns:
-        columns[PREDICTION] = stepped(columns[PREDICTION], probabilities)
+    classes = len(version.classes)
+    whole = answers.shape[1] == classes
     return Reference(
         features=tuple(version.features),
-        columns=columns,
+        columns=columns | answer_columns(answers, classes),
         output_width=sum(widths),
         answer_width=widths[-1] if widths else 0,
-        probabilities=probabilities,
+        classes=classes,
+        whole=whole,
     )
 
 
 def _column(table: pa.Table, name: str) -> Column:
     column = table.column(name).cast(pa.float64()).fill_null(float("nan"))
     return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+def _answers(table: pa.Table) -> Column:
+    """[rows, width]: a list a row, or one number."""
+    if PREDICTION not in table.column_names:
+        return np.empty((len(table), 0))
+    column = table.column(PREDICTION).combine_chunks()
+    if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
+        return _column(table, PREDICTION).reshape(len(table), 1)
+    values = np.asarray(column.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False))
+    return values.reshape(len(table), -1)
 
 
 def _width(tensor: pb.Tensor) -> int:

@@ -140,6 +140,8 @@ class Gates(Strict):
     accuracy_min: float = Field(default=0.0, ge=0, le=1)
     accuracy_drop_max: float = Field(default=0.02, ge=0, le=1)
     latency_ms_p99_max: float = Field(default=100.0, gt=0)
+    # Of the dataset's rows, those that lack no value.
+    rows_used_min: float = Field(default=0.5, ge=0, le=1)
     fairness: Fairness | None = None
 
 

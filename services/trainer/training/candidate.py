@@ -19,13 +19,13 @@ MODEL_FILE = "model.onnx"
 REFERENCE_FILE = "reference.parquet"
 EVALUATION_FILE = "evaluation.parquet"
 CARD_FILE = "card.md"
+# Among the metrics: the part of the dataset's rows that was used.
+ROWS_USED = "rows_used"
 FILES = (MODEL_FILE, REFERENCE_FILE, EVALUATION_FILE, CARD_FILE)
 
 # Training rows that live data is compared with.
 REFERENCE_ROWS_MAX = 2_000
 EVALUATION_ROWS_MAX = 50_000
-# The column of the probabilities that stands for a prediction: of two classes the positive one.
-PREDICTION_CLASS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,14 @@ class Result:
 
 
 def write_reference(folder: Path, rows: Rows, probabilities: NDArray[np.floating]) -> None:
-    """Training rows, evenly over the dataset, with the probability that the model gave them."""
+    """Training rows, evenly over the dataset, with the probabilities that the model gave them.
+
+    "prediction" is the list of them by class; of two classes the second's alone says both.
+    """
     chosen = _evenly(len(rows.training), REFERENCE_ROWS_MAX)
-    table = _table(rows, rows.training, chosen).with_columns(
-        pl.Series("prediction", probabilities[chosen, PREDICTION_CLASS].astype(np.float64))
-    )
+    given = probabilities[chosen].astype(np.float64)
+    answers = pl.Series("prediction", given[:, 1] if given.shape[1] == 2 else given.tolist())
+    table = _table(rows, rows.training, chosen).with_columns(answers)
     table.write_parquet(folder / REFERENCE_FILE, compression="zstd", statistics=False)
 
 
@@ -72,7 +75,8 @@ def write_manifest(folder: Path, order: Order, rows: Rows, result: Result) -> No
         ],
         "features": list(rows.features),
         "classes": list(rows.classes),
-        "metrics": result.metrics,
+        "class_type": rows.class_type,
+        "metrics": {**result.metrics, ROWS_USED: rows.used},
         "baseline_metrics": result.baseline_metrics,
         "lineage": {
             "dataset": order.dataset,

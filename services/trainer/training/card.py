@@ -41,6 +41,7 @@ def _data(order: Order, rows: Rows) -> str:
     }
     lines = ["| part | rows | rows by class |", "|---|---|---|"]
     lines += [f"| {name} | {len(part)} | {_counts(part, rows)} |" for name, part in parts.items()]
+    lines += ["", f"{rows.count} of the dataset's {rows.read} rows ({rows.used:.1%}) are used."]
     lines += ["", f"{len(rows.features)} features: {_some(rows.features, FEATURES_SHOWN_MAX)}."]
     lines += [f"\nNote: {note}." for note in rows.notes]
     return "\n".join(lines)

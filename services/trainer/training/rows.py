@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,10 @@ TRAINING_ROWS_MIN = 20
 VALIDATION_ROWS_MIN = 5
 EVALUATION_ROWS_MIN = 5
 CLASSES_MAX = 1_000
+LACKING_SHOWN_MAX = 3
+# What rounding to 32 bits may change, as a part of how much the values of a column differ; and from
+# where on it may make no more than so many of the different ones the same.
+ROUNDING_MAX, ROUNDING_NOTICED, COLLAPSED_MAX = 1e-2, 1e-4, 0.1
 # Names that the candidate's own files use for columns.
 RESERVED = frozenset({"label", "prediction"})
 # Separates the choice of validation rows from that of held-out rows.
@@ -30,6 +34,8 @@ VALIDATION_SALT = 0x9E3779B97F4A7C15
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
+# Of the column that the classes are values of.
+ClassType = Literal["string", "integer", "boolean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +54,21 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`notes` say what was left out, for the log and the card."""
+    """`read` is how many the dataset has; `notes` say what was left out."""
 
     training: Part
     validation: Part
     evaluation: Part
     features: tuple[str, ...]
     classes: tuple[str, ...]
+    class_type: ClassType
+    read: int
     notes: tuple[str, ...]
+
+    @property
+    def used(self) -> float:
+        """The part of the dataset's rows that lack no value."""
+        return self.count / max(self.read, 1)
 
     @property
     def count(self) -> int:
@@ -71,7 +84,10 @@ def load(file: Path, order: Order) -> Rows:
     complete = table.drop_nulls([*features, data.label])
     complete = complete.filter(_finite(complete, features))
     if left_out := len(table) - len(complete):
-        notes.append(f"{left_out} of {len(table)} rows lack a value and are left out")
+        notes.append(
+            f"{left_out} of {len(table)} rows ({left_out / len(table):.1%}) lack a value and are"
+            f" left out; most lack {_lacking(table, [*features, data.label])}"
+        )
     labels, classes = _labels(complete[data.label], data.label)
     whole = Part(_matrix(complete, features), labels)
     keys = [column for column in order.key_columns if column in complete.columns]
@@ -82,6 +98,8 @@ def load(file: Path, order: Order) -> Rows:
         evaluation=whole.taking(held_out),
         features=tuple(features),
         classes=classes,
+        class_type=_class_type(complete[data.label]),
+        read=len(table),
         notes=tuple(notes),
     )
     _require_enough(rows, data)
@@ -132,6 +150,16 @@ def _finite(table: pl.DataFrame, features: list[str]) -> pl.Series:
     return finite
 
 
+def _lacking(table: pl.DataFrame, columns: list[str]) -> str:
+    """The columns that lack most values, with how many."""
+    lacking = {
+        column: len(table) - int((table[column].is_not_null() & _finite(table, [column])).sum())
+        for column in columns
+    }
+    most = sorted(lacking.items(), key=lambda each: -each[1])[:LACKING_SHOWN_MAX]
+    return ", ".join(f"{column} ({count})" for column, count in most if count)
+
+
 def _matrix(table: pl.DataFrame, features: list[str]) -> Features:
     """[rows, columns] as the served model will get them: 32-bit floats."""
     wide = table.select(pl.col(features).cast(pl.Float64)).to_numpy()
@@ -143,7 +171,33 @@ def _matrix(table: pl.DataFrame, features: list[str]) -> Features:
             which=features[int(np.argmin(np.isfinite(matrix).all(axis=0)))],
             next_step="Exclude it, or scale it before it is ingested.",
         )
+    for column, name in enumerate(features):
+        if _collapses(wide[:, column], matrix[:, column]):
+            raise InvalidInputError(
+                f"The values of {name!r} are too close to each other for their size: as 32-bit"
+                " floats, which models take, many become the same.",
+                which=name,
+                next_step="Ingest what tells them apart, such as the seconds since a start instead"
+                " of since 1970; or put it in data.exclude.",
+            )
     return np.ascontiguousarray(matrix)
+
+
+def _collapses(exact: NDArray[np.float64], rounded: NDArray[np.float32]) -> bool:
+    """Whether rounding changes a hundredth of how much the values differ; or a ten thousandth,
+    and makes more than a tenth of the different ones the same.
+
+    How much they differ is half of the quartiles' distance, which a few odd values do not stretch.
+    """
+    error = float(np.abs(rounded.astype(np.float64) - exact).max(initial=0.0))
+    different = len(np.unique(exact)) if error else 0
+    if different < 2:
+        return False
+    low, high = np.quantile(exact, (0.25, 0.75))
+    spread = float(high - low) / 2 or float(exact.std())
+    collapsed = 1 - len(np.unique(rounded)) / different
+    material = error > ROUNDING_NOTICED * spread and collapsed > COLLAPSED_MAX
+    return material or error > ROUNDING_MAX * spread
 
 
 def _labels(column: pl.Series, name: str) -> tuple[Labels, tuple[str, ...]]:
@@ -163,6 +217,12 @@ def _labels(column: pl.Series, name: str) -> tuple[Labels, tuple[str, ...]]:
     index = {value: position for position, value in enumerate(values)}
     labels = np.array([index[value] for value in column.to_list()], dtype=np.int64)
     return labels, tuple(str(value) for value in values)
+
+
+def _class_type(column: pl.Series) -> ClassType:
+    if column.dtype == pl.Boolean:
+        return "boolean"
+    return "integer" if column.dtype.is_integer() else "string"
 
 
 def _parts(identity: pl.DataFrame, data: Data) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -108,10 +108,11 @@ def _export(run: Run, _step: Export, position: int) -> None:
     )
     baseline = run.pipeline.baseline.name
     compared = run.fitted[baseline].probabilities(held_out.features)
-    run.metrics = metrics.measure(kept.probabilities(held_out.features), held_out.labels)
+    measured = metrics.measure(kept.probabilities(held_out.features), held_out.labels)
+    run.metrics = {**measured, candidate.ROWS_USED: run.rows.used}
     result = Result(
         kept=run.kept,
-        metrics=run.metrics,
+        metrics=measured,
         baseline=baseline,
         baseline_metrics=metrics.measure(compared, held_out.labels),
         validation_metrics=run.validation_metrics,

@@ -36,6 +36,8 @@ from basalt.pb.basalt.v1 import (
     trainer_pb2,
 )
 from libs.common import flow
+from libs.common.clock import SystemClock
+from libs.common.events import TrainingCompleted
 from libs.common.identity import PLATFORM
 from libs.common.kafka import KafkaAccess
 from tests.support.eventually import eventually
@@ -218,8 +220,39 @@ class Rest:
                 ingest_pb2.ReplayQuarantinedRequest(id=each.id),
             )
         await self._seal(SMALL)
+        await self._many_beds()
         await engineer.send(engineer.ingest.UploadRecords, _records("third", _beds(60)))
         await self._seal(SMALL)
+
+    async def _many_beds(self) -> None:
+        """Records in quarantine that are mended, sent in and discarded together."""
+        ingest = self.story.people.engineer.ingest
+        wrong = [
+            json.dumps({"bed": f"w{number}", "width": "wide", "taken": "yes"}).encode()
+            for number in range(6)
+        ]
+        await self.story.people.engineer.send(ingest.UploadRecords, _records("fourth", wrong))
+        of = ingest_pb2.QuarantineFilter(source=SMALL, upload="fourth")
+        request = ingest_pb2.ListQuarantineRequest(filter=of)
+        held = (await self.story.people.engineer.call(ingest.ListQuarantine, request)).records
+        width = ingest_pb2.RowChange(set=ingest_pb2.ColumnValue(column="width", value_json="2"))
+        some = [each.id for each in held[:3]]
+        for method, asked in (
+            (
+                ingest.BatchChangeQuarantined,
+                ingest_pb2.BatchChangeQuarantinedRequest(ids=some, changes=[width]),
+            ),
+            (
+                ingest.BatchReplayQuarantined,
+                ingest_pb2.BatchReplayQuarantinedRequest(ids=some[:2]),
+            ),
+            (
+                ingest.BatchDiscardQuarantined,
+                ingest_pb2.BatchDiscardQuarantinedRequest(ids=[held[5].id]),
+            ),
+        ):
+            told = [each async for each in self.story.people.engineer.stream(method, asked)]
+            assert told[-1].progress.done == len(asked.ids), told
 
     async def _upstream(self, record: dict[str, Any]) -> None:
         """A system publishes with a key, which is made, rotated and revoked."""
@@ -253,24 +286,50 @@ class Rest:
         )
 
     async def dead_letters(self) -> None:
-        """What a consumer cannot read is buried, and one of two is published again."""
+        """What a consumer cannot read is buried, and one of two discarded; what it can read and
+        not carry out is replayed, and buried again.
+        """
         topic = flow.DATASET_VERSIONED
         access = self.platform.kafka_of(topic.producer)
         for number in range(2):
             await _publish(access, topic.name, {"tenant": TENANT, "dataset": number}, number)
+        lost = TrainingCompleted(
+            id="lost",
+            tenant=TENANT,
+            at=SystemClock().now(),
+            job="01LOST",
+            pipeline=MODEL,
+            pipeline_revision=1,
+            model=MODEL,
+            dataset=SMALL,
+            dataset_version=1,
+            dataset_manifest_sha256="0" * 64,
+            manifest_sha256="0" * 64,
+            author="ann",
+            trace_id="",
+        )
+        topic = flow.TRAINING_COMPLETED
+        access = self.platform.kafka_of(topic.producer)
+        await _publish(access, topic.name, lost.model_dump(mode="json"), 2)
         operator = self.story.people.operator
 
         async def buried() -> list[monitoring_pb2.DeadLetter]:
             answer = await operator.call(
                 operator.monitoring.ListDeadLetters, monitoring_pb2.ListDeadLettersRequest()
             )
-            assert len(answer.letters) >= 2, answer
+            assert len(answer.letters) >= 3, answer
             return list(answer.letters)
 
         letters = await self._until(buried)
+        hopeless = next(each for each in letters if each.hopeless)
+        await operator.call(
+            operator.monitoring.DiscardDeadLetter,
+            monitoring_pb2.DiscardDeadLetterRequest(id=hopeless.id),
+        )
+        readable = next(each for each in letters if not each.hopeless)
         await operator.call(
             operator.monitoring.ReplayDeadLetter,
-            monitoring_pb2.ReplayDeadLetterRequest(id=letters[0].id),
+            monitoring_pb2.ReplayDeadLetterRequest(id=readable.id),
         )
 
     async def jobs(self) -> None:

@@ -37,6 +37,7 @@ WHOLE = (
     "deployment",
     "model",
     "quarantine",
+    "resolution",
     "signature",
     "source",
     "source-key",

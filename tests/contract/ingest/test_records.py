@@ -63,9 +63,9 @@ async def test_a_mended_record_comes_in_once(ingest: Consuming) -> None:
     (held,) = await ingest.held()
 
     body = json.dumps(row(2)).encode()
-    await ingest.core.quarantine.mend(TENANT, held.id, body, "ada")
+    await ingest.core.remedies.mend(TENANT, held.id, body, "ada")
     for _ in range(2):
-        replayed, _ = await ingest.core.quarantine.replay(TENANT, held.id, "ada")
+        replayed, _ = await ingest.core.remedies.replay(TENANT, held.id, "ada")
         assert replayed.state == "replayed"
 
     assert (await ingest.sealed()).height == 2

@@ -185,6 +185,87 @@ async def test_quarantine_by_rpc(service: Service) -> None:
     assert (await service.seal()).row_count == 2
 
 
+async def test_all_of_a_reason_by_rpc(service: Service) -> None:
+    """Counted, mended alike or by bodies of their own, sent in, discarded: the counter falls."""
+    await service.put_source()
+    metres = [row(number, width={"value": 0.01, "unit": "m"}) for number in range(5)]
+    await service.upload([*(json.dumps(each).encode() for each in metres), b"{", b"[]"], "key")
+    stub, ann = service.stub, service.ann
+
+    async def waiting(**narrow: Any) -> dict[str, int]:
+        wanted = pb.QuarantineFilter(source=service.source, **narrow)
+        answer = await stub.CountQuarantine(pb.CountQuarantineRequest(filter=wanted), **ann)
+        assert all(each.example.reason == each.reason for each in answer.counts)
+        assert not any(each.example.body or each.example.row for each in answer.counts)
+        return {each.reason: each.records for each in answer.counts}
+
+    assert await waiting() == {"unit": 5, "unparsable": 2}
+    assert await waiting(upload="key", reason="unit") == {"unit": 5}
+    assert await waiting(upload="other") == {}
+    wanted = pb.QuarantineFilter(source=service.source, reason="unit")
+    page = pb.ListQuarantineRequest(filter=wanted, page=PageRequest(size=1))
+    first = (await stub.ListQuarantine(page, **ann)).records[0]
+    assert json.loads(first.row) == metres[0]
+
+    own = pb.MendedRecord(id=first.id, body=json.dumps(row(0, width=9)).encode())
+    wrong = pb.MendedRecord(id=first.id.rpartition(".")[0] + ".1", body=b"{}")
+    by_file = pb.BatchMendQuarantinedRequest(records=[own, wrong])
+    told = (await stub.BatchMendQuarantined(by_file, **ann)).progress
+    assert (told.done, told.unfit) == (1, 1)
+    scale = pb.RowChange(scale=pb.ColumnFactor(column="width", factor=1_000))
+    change = pb.BatchChangeQuarantinedRequest(filter=wanted, changes=[scale])
+    *_, last = [each.progress async for each in stub.BatchChangeQuarantined(change, **ann)]
+    assert (last.done, last.unfit) == (4, 0)
+    replay = pb.BatchReplayQuarantinedRequest(filter=pb.QuarantineFilter(source=service.source))
+    *_, last = [each.progress async for each in stub.BatchReplayQuarantined(replay, **ann)]
+    assert (last.done, last.unfit) == (5, 2)
+    assert last.examples
+    assert await waiting() == {"unparsable": 2}
+    discard = pb.BatchDiscardQuarantinedRequest(filter=pb.QuarantineFilter(source=service.source))
+    *_, last = [each.progress async for each in stub.BatchDiscardQuarantined(discard, **ann)]
+    assert last.done == 2
+
+    get = pb.GetSourceRequest(name=service.source)
+    source = (await stub.GetSource(get, **ann)).source
+    assert (source.records_accepted, source.records_quarantined) == (5, 0)
+    assert source.records_discarded == 2
+    version = await service.seal()
+    assert (version.row_count, version.quarantined) == (5, 0)
+
+
+async def test_remedies_that_say_too_little_are_refused(service: Service) -> None:
+    await service.put_source()
+    stub, ann = service.stub, service.ann
+    everywhere = pb.BatchDiscardQuarantinedRequest()
+    twice = pb.BatchMendQuarantinedRequest(records=[pb.MendedRecord(id="a")] * 2)
+    of = pb.QuarantineFilter(source=service.source)
+    for call in (
+        anext(aiter(stub.BatchDiscardQuarantined(everywhere, **ann))),
+        anext(aiter(stub.BatchReplayQuarantined(pb.BatchReplayQuarantinedRequest(), **ann))),
+        *(
+            anext(
+                aiter(
+                    stub.BatchChangeQuarantined(
+                        pb.BatchChangeQuarantinedRequest(filter=of, changes=each), **ann
+                    )
+                )
+            )
+            for each in (
+                [],
+                [pb.RowChange()],
+                [pb.RowChange(set=pb.ColumnValue(column="width", value_json="{"))],
+                [pb.RowChange(scale=pb.ColumnFactor(column="width"))],
+            )
+        ),
+        stub.BatchMendQuarantined(pb.BatchMendQuarantinedRequest(), **ann),
+        stub.BatchMendQuarantined(twice, **ann),
+        stub.CountQuarantine(
+            pb.CountQuarantineRequest(filter=pb.QuarantineFilter(reason="x")), **ann
+        ),
+    ):
+        await refused(call, "INVALID_ARGUMENT")
+
+
 async def test_what_is_answered_early_is_heard_however_much_is_sent(service: Service) -> None:
     """A refusal, and an upload that was here before: nobody reads the rest."""
     source = await service.put_source()
@@ -279,10 +360,28 @@ async def test_another_tenant_finds_nothing(service: Service) -> None:
         stub.GetQuarantined(pb.GetQuarantinedRequest(id=held.id), **eve),
         stub.MendQuarantined(pb.MendQuarantinedRequest(id=held.id), **eve),
         stub.ReplayQuarantined(pb.ReplayQuarantinedRequest(id=held.id), **eve),
+        stub.BatchMendQuarantined(
+            pb.BatchMendQuarantinedRequest(records=[pb.MendedRecord(id=held.id)]), **eve
+        ),
+        anext(
+            aiter(
+                stub.BatchDiscardQuarantined(
+                    pb.BatchDiscardQuarantinedRequest(ids=[held.id]), **eve
+                )
+            )
+        ),
+        anext(
+            aiter(
+                stub.BatchReplayQuarantined(
+                    pb.BatchReplayQuarantinedRequest(filter=pb.QuarantineFilter(source=name)), **eve
+                )
+            )
+        ),
     ):
         await refused(call, "NOT_FOUND")
     assert not (await stub.ListSources(pb.ListSourcesRequest(), **eve)).sources
     assert not (await stub.ListQuarantine(pb.ListQuarantineRequest(), **eve)).records
+    assert not (await stub.CountQuarantine(pb.CountQuarantineRequest(), **eve)).counts
     await refused(stub.ListSources(pb.ListSourcesRequest()), "UNAUTHENTICATED")
 
 

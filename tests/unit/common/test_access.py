@@ -294,6 +294,16 @@ def test_secrets_are_left_out_and_bytes_are_digests() -> None:
     assert all(each.startswith("sha256:") for each in shown["records"])
 
 
+def test_bytes_are_digests_at_whatever_depth() -> None:
+    mended = ingest_pb2.MendedRecord(id="scans.0.1.0", body=b"hunter2")
+    request = ingest_pb2.BatchMendQuarantinedRequest(records=[mended])
+    shown = json.loads(without_secrets(request))
+    assert shown["records"][0]["id"] == "scans.0.1.0"
+    assert shown["records"][0]["body"].startswith("sha256:")
+    answer = ingest_pb2.GetQuarantinedResponse(record=ingest_pb2.QuarantinedRecord(body=b"hunter2"))
+    assert json.loads(without_secrets(answer))["record"]["body"].startswith("sha256:")
+
+
 def test_a_long_request_is_told_by_its_digest() -> None:
     request = pb.LoginRequest(tenant="x" * (REQUEST_CHARACTERS_MAX + 1))
 
@@ -307,3 +317,5 @@ def test_what_a_request_is_about_is_its_first_name() -> None:
     assert resource_of(pb.LoginRequest(tenant="acme")) == "tenant/acme"
     assert resource_of(pb.LoginRequest()) == ""
     assert resource_of(None) == ""
+    of = ingest_pb2.QuarantineFilter(source="scans")
+    assert resource_of(ingest_pb2.BatchDiscardQuarantinedRequest(filter=of)) == "source/scans"

@@ -31,6 +31,29 @@ def test_every_gate_passes_a_good_candidate(measured: Measurement) -> None:
     assert all(result.passed for result in results.values())
 
 
+@pytest.mark.parametrize(
+    ("used", "least", "passed"),
+    [(0.9, 0.5, True), (0.07, 0.5, False), (0.07, 0.0, True), (None, 0.5, False)],
+)
+def test_rows_that_were_left_out_are_told_and_may_be_too_many(
+    measured: Measurement, used: float | None, least: float, passed: bool
+) -> None:
+    manifest = Manifest.model_validate_json(Candidate().manifest)
+    changed = manifest.model_copy(
+        update={
+            "metrics": {} if used is None else {"rows_used": used},
+            "gates": GateLimits(rows_used_min=least),
+        }
+    )
+    (result,) = [each for each in results_of(measured, changed, "") if each.gate == "rows_used"]
+    assert result.passed is passed
+    assert ("It does not say" if used is None else f"{used:.1%} of the dataset's") in result.detail
+
+
+def test_nobody_who_asks_for_no_accuracy_reads_of_one(measured: Measurement) -> None:
+    assert "is asked for" not in judged(measured, accuracy_min=0)["accuracy"].detail
+
+
 @pytest.mark.parametrize(("accuracy", "passed"), [(0.95, True), (0.9499, False)])
 def test_accuracy(measured: Measurement, accuracy: float, passed: bool) -> None:
     result = judged(replace(measured, accuracy=accuracy), accuracy_min=0.95)["accuracy"]

@@ -197,7 +197,7 @@ async def test_an_event_from_the_future_is_held_and_does_not_win(ingest: Ingest)
     assert rows["width"].to_list() == [9.0]
 
     # Replayed it counts as of when it came: an event after it wins.
-    await ingest.quarantine.replay(TENANT, held[0].id, "ada")
+    await ingest.remedies.replay(TENANT, held[0].id, "ada")
     later = Record(4, orjson.dumps(row(0, width=10)), headers("4"), timestamp=now_ms + 3_600_000)
     await ingest.take([later])
     rows = await ingest.rows(await ingest.seal())

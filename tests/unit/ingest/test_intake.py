@@ -97,7 +97,7 @@ async def test_cut_off_anywhere_a_chunk_is_taken_in_once(
         await _take_all(core)
 
         counts = await core.sources.counts("acme", "scans")
-        assert (counts.accepted, counts.held) == (19, 1)
+        assert (counts.accepted, counts.waiting) == (19, 1)
         assert (await core.rows(await core.seal())).height == 19
         await core.close()
         at += 1

@@ -14,7 +14,8 @@ from libs.common.errors import (
     PreconditionError,
 )
 from libs.common.stores.sqlite import SqliteJournal
-from services.ingest.core.quarantine import Quarantined, State
+from services.ingest.core.quarantine import EVERYTHING, Filter, Quarantined
+from services.ingest.core.resolution import STATES, State
 from tests.support.calling import called
 from tests.support.entries import Died, FaultyStore, UnreachableError
 from tests.support.upstream import (
@@ -44,10 +45,11 @@ async def one_held(ingest: Ingest) -> Quarantined:
 async def all_pages(
     ingest: Ingest, size: int, state: State | None = None, source: str = ""
 ) -> list[str]:
+    wanted = Filter(source, frozenset([state] if state else STATES))
     found: list[str] = []
     token = ""
     while True:
-        page, token = await ingest.quarantine.page(TENANT, source, state, token, size)
+        page, token = await ingest.quarantine.page(TENANT, wanted, token, size)
         found += [each.id for each in page]
         assert len(page) <= size
         if not token:
@@ -58,10 +60,10 @@ async def test_a_held_record_is_mended_and_sent_in(ingest: Ingest) -> None:
     held = await one_held(ingest)
     assert (held.state, held.record.reason, held.mended) == ("held", "unit", b"")
 
-    mended = await ingest.quarantine.mend(TENANT, held.id, good(), "ada")
+    mended = await ingest.remedies.mend(TENANT, held.id, good(), "ada")
     assert (mended.state, mended.mended) == ("mended", good())
     assert mended.record.body == held.record.body
-    replayed, _ = await ingest.quarantine.replay(TENANT, held.id, "ada")
+    replayed, _ = await ingest.remedies.replay(TENANT, held.id, "ada")
 
     assert (replayed.state, replayed.id) == ("replayed", held.id)
     version = await ingest.seal()
@@ -74,7 +76,7 @@ async def test_a_mended_record_that_is_still_wrong_stays_as_it_was(ingest: Inges
 
     for body in (b"{", b"[]", orjson.dumps(row(0, width=-1)), b"x" * (2 * 1024 * 1024)):
         with pytest.raises(InvalidInputError):
-            await ingest.quarantine.mend(TENANT, held.id, body, "ada")
+            await ingest.remedies.mend(TENANT, held.id, body, "ada")
 
     assert (await ingest.quarantine.get(TENANT, held.id)).state == "held"
 
@@ -85,10 +87,10 @@ async def test_a_record_nobody_mended_is_sent_in_once_the_contract_allows_it(
     await ingest.take([record(0, width=150)])
     (held,) = await ingest.held()
     with pytest.raises(PreconditionError, match="allows from 0 up to 100"):
-        await ingest.quarantine.replay(TENANT, held.id, "ada")
+        await ingest.remedies.replay(TENANT, held.id, "ada")
 
     await ingest.put_source(CONTRACT.replace("maximum: 100", "maximum: 200"))
-    replayed, _ = await ingest.quarantine.replay(TENANT, held.id, "ada")
+    replayed, _ = await ingest.remedies.replay(TENANT, held.id, "ada")
     assert replayed.state == "replayed"
     assert (await ingest.rows(await ingest.seal()))["width"].to_list() == [150.0]
 
@@ -97,20 +99,20 @@ async def test_what_has_no_envelope_is_sent_in_only_when_mended(ingest: Ingest) 
     await ingest.take([Record(0, good(), headers("event-0", ce_id=None))])
     (held,) = await ingest.held()
     with pytest.raises(PreconditionError, match="id are missing"):
-        await ingest.quarantine.replay(TENANT, held.id, "ada")
+        await ingest.remedies.replay(TENANT, held.id, "ada")
 
-    await ingest.quarantine.mend(TENANT, held.id, good(), "ada")
-    await ingest.quarantine.replay(TENANT, held.id, "ada")
+    await ingest.remedies.mend(TENANT, held.id, good(), "ada")
+    await ingest.remedies.replay(TENANT, held.id, "ada")
 
     assert (await ingest.rows(await ingest.seal())).height == 1
 
 
 async def test_replaying_again_and_at_once_sends_in_once(ingest: Ingest) -> None:
     held = await one_held(ingest)
-    await ingest.quarantine.mend(TENANT, held.id, good(), "ada")
+    await ingest.remedies.mend(TENANT, held.id, good(), "ada")
 
     async def call(key: str) -> bool:
-        replaying = ingest.quarantine.replay(TENANT, held.id, "ada")
+        replaying = ingest.remedies.replay(TENANT, held.id, "ada")
         _, already = await called("ada", key, replaying)
         return already
 
@@ -122,15 +124,15 @@ async def test_replaying_again_and_at_once_sends_in_once(ingest: Ingest) -> None
     assert await call("another")
     assert (await ingest.sources.counts(TENANT, "scans")).accepted == 3
     with pytest.raises(PreconditionError, match="replayed already"):
-        await ingest.quarantine.mend(TENANT, held.id, good(), "ada")
+        await ingest.remedies.mend(TENANT, held.id, good(), "ada")
 
 
 async def test_a_mended_record_keeps_the_identity_and_time_of_its_event(ingest: Ingest) -> None:
     held = await one_held(ingest)
     # The upstream system corrects the record by itself meanwhile, under the same event.
     await ingest.take([record(0, offset=3, width=44)])
-    await ingest.quarantine.mend(TENANT, held.id, good(), "ada")
-    await ingest.quarantine.replay(TENANT, held.id, "ada")
+    await ingest.remedies.mend(TENANT, held.id, good(), "ada")
+    await ingest.remedies.replay(TENANT, held.id, "ada")
 
     version = await ingest.seal()
 
@@ -160,9 +162,9 @@ async def test_records_are_listed_by_state(ingest: Ingest) -> None:
     await ingest.take([record(number, width=None) for number in range(6)])
     ids = await all_pages(ingest, 500)
     for number, identifier in enumerate(ids[:4]):
-        await ingest.quarantine.mend(TENANT, identifier, good(number), "ada")
+        await ingest.remedies.mend(TENANT, identifier, good(number), "ada")
     for identifier in ids[:2]:
-        await ingest.quarantine.replay(TENANT, identifier, "ada")
+        await ingest.remedies.replay(TENANT, identifier, "ada")
 
     for size in (1, 2, 10):
         assert await all_pages(ingest, size, "replayed") == ids[:2]
@@ -174,7 +176,7 @@ async def test_a_page_is_never_too_large_for_a_message(ingest: Ingest) -> None:
     body = b"x" * 1_000_000
     await ingest.take([Record(at, body, headers(f"e{at}")) for at in range(12)])
 
-    page, token = await ingest.quarantine.page(TENANT, "", None, "", 500)
+    page, token = await ingest.quarantine.page(TENANT, EVERYTHING, "", 500)
 
     assert sum(len(each.record.body) for each in page) < 6_000_000
     assert token
@@ -190,9 +192,9 @@ async def test_what_is_not_there_is_not_found(ingest: Ingest) -> None:
     with pytest.raises(NotFoundError):
         await ingest.quarantine.get("stranger", held.id)
     with pytest.raises(NotFoundError):
-        await ingest.quarantine.page(TENANT, "other", None, "", 5)
+        await ingest.quarantine.page(TENANT, Filter("other"), "", 5)
     with pytest.raises(InvalidInputError, match="token"):
-        await ingest.quarantine.page(TENANT, "", None, "nonsense", 5)
+        await ingest.quarantine.page(TENANT, EVERYTHING, "nonsense", 5)
 
 
 @pytest.mark.parametrize("fault", [Died, UnreachableError])
@@ -222,5 +224,5 @@ async def _mend_and_replay(core: Ingest, identifier: str) -> None:
     if (await core.quarantine.get(TENANT, identifier)).state == "held":
         # It may have been sent in before the fault.
         with contextlib.suppress(PreconditionError):
-            await core.quarantine.mend(TENANT, identifier, good(), "ada")
-    await core.quarantine.replay(TENANT, identifier, "ada")
+            await core.remedies.mend(TENANT, identifier, good(), "ada")
+    await core.remedies.replay(TENANT, identifier, "ada")

@@ -266,7 +266,7 @@ async def test_lines_in_doubt_are_held_and_may_be_taken_as_they_are(ingest: Inge
     assert summary.reasons == {"doubtful": 3}
     held = await ingest.held()
     assert [each.record.row != b"" for each in held] == [False, True, False]
-    await ingest.quarantine.replay(TENANT, held[1].id, "ada")
+    await ingest.remedies.replay(TENANT, held[1].id, "ada")
     rows = await ingest.rows(await ingest.seal())
     assert sorted(rows["scan"].to_list()) == ["b", "d"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidInputError, NotFoundError, PreconditionError
-from libs.common.events import LetterReplayed
+from libs.common.events import LetterReplayed, TrainingFailed
 from libs.common.journal import Journal
 from libs.common.stores.directory import DirectoryObjects
 from services.monitoring.core.alerts import Alerts
@@ -21,13 +21,14 @@ from services.monitoring.core.deadletters import (
     BODY_SHOWN_BYTES,
     Burial,
     DeadLetters,
-    Replay,
+    Remedies,
 )
 from services.monitoring.outbound.prometheus import PrometheusMeters
 from tests.support.calling import called
 from tests.support.served import open_journal
 
 TOPIC = "training.failed.v1"
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -54,8 +55,16 @@ def letters(journal: Journal, objects: DirectoryObjects, meters: PrometheusMeter
 
 
 @pytest.fixture
-def replay(journal: Journal) -> Replay:
-    return Replay(journal, SystemClock())
+def remedies(journal: Journal, objects: DirectoryObjects) -> Remedies:
+    return Remedies(journal, objects, SystemClock())
+
+
+def failed_training(event_id: str = "e1", tenant: str = "acme") -> bytes:
+    """An event that can be read."""
+    event = TrainingFailed(
+        id=event_id, tenant=tenant, at=NOON, job="j1", pipeline="p", failure="Out of memory."
+    )
+    return event.model_dump_json().encode()
 
 
 def burial(offset: int = 0, body: bytes | None = None, topic: str = TOPIC) -> Burial:
@@ -64,7 +73,7 @@ def burial(offset: int = 0, body: bytes | None = None, topic: str = TOPIC) -> Bu
         partition=0,
         offset=offset,
         key="acme/j1",
-        body=json.dumps({"tenant": "acme", "id": "e1"}).encode() if body is None else body,
+        body=failed_training() if body is None else body,
         headers={
             "ce_id": "e1",
             "traceparent": "00-abc",
@@ -106,13 +115,13 @@ async def told(journal: Journal) -> list[LetterReplayed]:
 
 
 async def test_its_consumer_is_told_where_it_lies_and_only_once(
-    letters: DeadLetters, replay: Replay, journal: Journal
+    letters: DeadLetters, remedies: Remedies, journal: Journal
 ) -> None:
-    await letters.take(burial(7, body=b'{"tenant": "acme", "odd": "\xff\xfe'))
-    letter_id = f"platform/{TOPIC}-0-{7:012d}"  # What cannot be read belongs to nobody.
+    await letters.take(burial(7, body=failed_training(tenant="platform")))
+    letter_id = f"platform/{TOPIC}-0-{7:012d}"
 
     for key, already in (("one", False), ("one", False), ("two", True)):
-        letter, before = await called("root", key, replay.again("platform", letter_id, "root"))
+        letter, before = await called("root", key, remedies.replay("platform", letter_id, "root"))
         assert letter.replayed
         assert before is already
 
@@ -127,16 +136,16 @@ async def test_its_consumer_is_told_where_it_lies_and_only_once(
 
 
 async def test_another_letter_at_the_same_place_is_kept_beside_the_first(
-    letters: DeadLetters, replay: Replay, journal: Journal
+    letters: DeadLetters, remedies: Remedies, journal: Journal
 ) -> None:
     """As when Kafka lost the tail of its log, and it grew again."""
-    bodies = [json.dumps({"tenant": "acme", "id": each}).encode() for each in ("lost", "grown")]
+    bodies = [failed_training("lost"), failed_training("grown")]
     for body in [*bodies, *bodies]:
         await letters.take(burial(7, body=body))
 
     found, _ = await letters.page("acme", "", 50, "")
     for each in found:
-        await called("root", each.id, replay.again("acme", each.id, "root"))
+        await called("root", each.id, remedies.replay("acme", each.id, "root"))
 
     assert sorted(each.body for each in found) == sorted(bodies)
     digests = sorted(sha256(each).hexdigest() for each in bodies)
@@ -146,19 +155,62 @@ async def test_another_letter_at_the_same_place_is_kept_beside_the_first(
 
 
 async def test_a_letter_that_no_consumer_can_take_is_not_replayed(
-    letters: DeadLetters, replay: Replay, journal: Journal
+    letters: DeadLetters, remedies: Remedies, journal: Journal, objects: DirectoryObjects
 ) -> None:
     await letters.take(burial(topic="model.ended.v1"))
     await letters.take(burial(topic="drift.detected.v1"))  # `monitoring` does not consume it.
     await letters.take(burial())
     for topic in ("model.ended.v1", "drift.detected.v1"):
         with pytest.raises(PreconditionError, match=f"Nobody consumes {topic} as monitoring did"):
-            await replay.again("acme", f"acme/{topic}-0-{0:012d}", "ada")
-    late = Replay(journal, Later())
+            await remedies.replay("acme", f"acme/{topic}-0-{0:012d}", "ada")
+    late = Remedies(journal, objects, Later())
     with pytest.raises(PreconditionError, match="Kafka keeps them for 30 days"):
-        await late.again("acme", f"acme/{TOPIC}-0-{0:012d}", "ada")
+        await late.replay("acme", f"acme/{TOPIC}-0-{0:012d}", "ada")
     assert not [letter for letter in (await letters.page("acme", "", 9, ""))[0] if letter.replayed]
     assert await told(journal) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b'{"tenant": "acme", "odd": "\xff\xfe', "its beginning"),
+        (b'{"tenant": "acme", "id": "e1"}', "Field required, at at"),
+        (failed_training().replace(b'"p"', b"7"), "at pipeline"),
+        (b'{"tenant": "acme", "padding": "%s"}' % (b"x" * BODY_SHOWN_BYTES), "Field required"),
+    ],
+)
+async def test_a_letter_that_can_never_be_read_says_so_and_can_be_discarded(
+    letters: DeadLetters, remedies: Remedies, journal: Journal, body: bytes, why: str
+) -> None:
+    await letters.take(burial(body=body))
+    tenant = "platform" if b"odd" in body else "acme"
+    ((letter,), _) = await letters.page(tenant, "", 9, "")
+    # A long body is read when somebody asks only.
+    assert (why in letter.hopeless) or len(body) > BODY_SHOWN_BYTES
+
+    with pytest.raises(PreconditionError, match=why):
+        await remedies.replay(tenant, letter.id, "ada")
+    assert await told(journal) == []
+
+    for key, already in (("one", False), ("one", False), ("two", True)):
+        gone, before = await called("ada", key, remedies.discard(tenant, letter.id, "ada"))
+        assert gone.discarded
+        assert before is already
+    with pytest.raises(PreconditionError, match="was discarded"):
+        await remedies.replay(tenant, letter.id, "ada")
+
+
+async def test_what_its_consumer_takes_again_is_not_discarded(
+    letters: DeadLetters, remedies: Remedies
+) -> None:
+    await letters.take(burial())
+    ((letter,), _) = await letters.page("acme", "", 9, "")
+    assert letter.hopeless == ""
+    await remedies.replay("acme", letter.id, "ada")
+    with pytest.raises(PreconditionError, match="was replayed"):
+        await remedies.discard("acme", letter.id, "ada")
+    with pytest.raises(NotFoundError):
+        await remedies.discard("umbrella", letter.id, "ada")
 
 
 class Later(SystemClock):
@@ -167,7 +219,7 @@ class Later(SystemClock):
 
 
 async def test_tenants_have_their_own_and_the_platform_has_all(
-    letters: DeadLetters, replay: Replay
+    letters: DeadLetters, remedies: Remedies
 ) -> None:
     await letters.take(burial())
     await letters.take(burial(1, b'{"tenant": "umbrella"}'))
@@ -186,7 +238,7 @@ async def test_tenants_have_their_own_and_the_platform_has_all(
     foreign = f"umbrella/{TOPIC}-0-{1:012d}"
     for letter_id in (foreign, "acme/none", "none", "", "acme/../x"):
         with pytest.raises(NotFoundError):
-            await replay.again("acme", letter_id, "ada")
+            await remedies.replay("acme", letter_id, "ada")
 
 
 async def test_pages_by_topic(letters: DeadLetters) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from scipy import stats
 
 from libs.common.events import PredictionSample
 from services.monitoring.core.drift import (
+    CONFIDENCE,
+    PREDICTION,
     DriftLimits,
+    Reference,
+    answer_columns,
     live_columns,
     population_stability_index,
     psi_by_chance,
@@ -149,16 +154,126 @@ def test_too_few_rows_are_not_compared() -> None:
     assert comparisons == ()
 
 
-def test_missing_values_are_left_out_of_their_column_only() -> None:
+@pytest.mark.parametrize("share", [0.4, 0.95, 1.0])
+def test_values_that_are_missing_are_compared_by_how_many_there_are(share: float) -> None:
     theirs = rows(1, 150)
-    theirs[:60, 1] = np.nan
+    theirs[: int(150 * share), 1] = np.nan
     known = reference()
 
     _, comparisons = LIMITS.compare(
         known.columns, live_columns(known, [sample(theirs, NOON)], LIMITS.window_rows)
     )
 
-    assert {each.feature for each in comparisons} == {"radius", "area", "prediction"}
+    # What is left of the column is too little to be compared by its values.
+    (missing,) = [each for each in comparisons if each.feature == "texture"]
+    assert (missing.statistic, missing.drifted) == ("missing", True)
+    assert (missing.reference_mean, missing.live_mean) == (0.0, int(150 * share) / 150)
+    assert {each.feature for each in comparisons if each.statistic != "missing"} == {
+        "radius",
+        "area",
+        "prediction",
+    }
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9])
+@pytest.mark.parametrize("live_rows", [100, 500])
+def test_as_many_missing_values_as_in_training_are_no_drift(share: float, live_rows: int) -> None:
+    for seed in SEEDS:
+        source = np.random.default_rng(seed)
+        ours, theirs = source.normal(size=400), source.normal(size=live_rows)
+        ours[source.uniform(size=400) < share] = np.nan
+        theirs[source.uniform(size=live_rows) < share] = np.nan
+
+        _, comparisons = LIMITS.compare({"x": ours}, {"x": theirs})
+
+        assert not [each for each in comparisons if each.drifted], seed
+
+
+def test_values_that_came_back_are_a_difference_too() -> None:
+    ours = rows(0, 400)[:, 0]
+    ours[:200] = np.nan
+    _, comparisons = LIMITS.compare({"x": ours}, {"x": rows(1, 300)[:, 0]})
+    assert [each.statistic for each in comparisons if each.drifted] == ["missing"]
+
+
+# Models of several classes.
+
+
+def probabilities(seed: int, count: int, shares: Sequence[float]) -> np.ndarray:
+    """[count, classes]: rather sure answers, so many of each class."""
+    source = np.random.default_rng(seed)
+    chosen = source.choice(len(shares), size=count, p=np.asarray(shares) / sum(shares))
+    given = source.dirichlet(np.ones(len(shares)) * 0.3, size=count)
+    given[np.arange(count), chosen] += 3
+    return given / given.sum(axis=1, keepdims=True)
+
+
+def compared(ours: np.ndarray, theirs: np.ndarray, classes: int) -> set[str]:
+    """The columns that drift, of a model that answers a label and probabilities."""
+    known = Reference(
+        features=("x",),
+        columns={"x": rows(0, len(ours))[:, 0], **answer_columns(ours, classes)},
+        output_width=1 + classes,
+        answer_width=classes,
+        classes=classes,
+    )
+    given = PredictionSample(
+        at=NOON,
+        features=tuple((x,) for x in rows(1, len(theirs))[:, 0].tolist()),
+        outputs=tuple((0.0, *row) for row in theirs.tolist()),
+    )
+    live = live_columns(known, [given], LIMITS.window_rows)
+    _, comparisons = LIMITS.compare(known.columns, live, classes if known.categorical else 0)
+    assert {PREDICTION, *([CONFIDENCE] if classes > 2 else [])} <= {
+        each.feature for each in comparisons
+    }
+    return {each.feature for each in comparisons if each.drifted}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 10, 100])
+@pytest.mark.parametrize("live_rows", [100, 300, 1_000])
+def test_answers_like_those_to_its_training_rows_never_cry_wolf(
+    classes: int, live_rows: int
+) -> None:
+    shares = 1 / np.arange(1, classes + 1)
+    for seed in range(20):
+        ours = probabilities(seed, 400, shares.tolist())
+        assert compared(ours, ours[:live_rows], classes) == set()
+        theirs = probabilities(seed + 10_000, live_rows, shares.tolist())
+        assert compared(ours, theirs, classes) == set(), seed
+
+
+@pytest.mark.parametrize("moved", [(0, 1), (0, 2), (1, 2), (2, 0)])
+def test_answers_that_went_from_any_class_to_any_other_are_drift(moved: tuple[int, int]) -> None:
+    before, after = [3.0, 3.0, 3.0], [3.0, 3.0, 3.0]
+    after[moved[0]] -= 2.5
+    after[moved[1]] += 2.5
+    for seed in range(20):
+        ours, theirs = probabilities(seed, 400, before), probabilities(seed + 99, 300, after)
+        assert PREDICTION in compared(ours, theirs, 3), seed
+
+
+def test_answers_that_became_unsure_are_drift() -> None:
+    ours = probabilities(0, 400, [1, 1, 1])
+    theirs = probabilities(1, 300, [1, 1, 1]) * 0.4 + 0.2
+    assert CONFIDENCE in compared(ours, theirs, 3)
+
+
+def test_a_reference_of_before_is_compared_by_the_class_that_it_kept() -> None:
+    """It has the second class's probability alone, however many classes there are."""
+    ours = probabilities(0, 400, [1, 1, 5])
+    columns = {"x": rows(0, 400)[:, 0], **answer_columns(ours[:, [1]], 3)}
+    known = Reference(("x",), columns, output_width=4, answer_width=3, classes=3, whole=False)
+    given = PredictionSample(
+        at=NOON,
+        features=tuple((x,) for x in rows(1, 400)[:, 0].tolist()),
+        outputs=tuple((0.0, *row) for row in ours.tolist()),
+    )
+
+    live = live_columns(known, [given], LIMITS.window_rows)
+
+    assert not known.categorical
+    assert live[PREDICTION] == pytest.approx(known.columns[PREDICTION])
 
 
 def test_live_rows_of_another_width_are_not_the_versions() -> None:
@@ -172,7 +287,7 @@ def test_live_rows_of_another_width_are_not_the_versions() -> None:
     )
 
 
-def test_the_prediction_is_the_last_value_of_the_last_output() -> None:
+def test_the_prediction_of_two_classes_is_the_second_of_the_last_output() -> None:
     known = reference()
     outputs = ((1.0, 0.25, 0.754), (0.1, 0.9), (1.0,))
     given = PredictionSample(at=NOON, features=((0.0,) * 3,) * 3, outputs=outputs)

@@ -224,7 +224,7 @@ def test_pages_are_read_up_to_the_limit(server: Answering) -> None:
     server.handlers[LIST] = page
     listed = json.loads(piped("model", "list", "--limit", "250", "--json").output)
     assert [each["name"] for each in listed] == [f"m{place}" for place in range(250)]
-    assert [call.request.page.size for call in server.calls] == [100, 100, 50]
+    assert [call.request.page.size for call in server.calls] == [100, 100, 51]
 
 
 # Logging in at a terminal.

@@ -39,7 +39,7 @@ def server(server: Answering) -> Answering:
     return server
 
 
-def labels(rows: str, stdin: bytes = b"") -> list[str]:
+def labels(rows: str, stdin: bytes = b"") -> list[int]:
     shown = piped("predict", "tumour", rows, "--version", "1", "--json", stdin=stdin)
     assert shown.status == 0, shown
     return json.loads(shown.output)["labels"]
@@ -58,9 +58,9 @@ def test_every_form_gives_the_same_rows(server: Answering, tmp_path: Path) -> No
     rows.write_ndjson(tmp_path / "rows.jsonl")
     rows.write_parquet(tmp_path / "rows.PARQUET")
     for name in ("rows.csv", "rows.jsonl", "rows.PARQUET"):
-        assert labels(str(tmp_path / name)) == ["41", "61"]
+        assert labels(str(tmp_path / name)) == [41, 61]
     for name in ("rows.csv", "rows.jsonl"):
-        assert labels("-", (tmp_path / name).read_bytes()) == ["41", "61"]
+        assert labels("-", (tmp_path / name).read_bytes()) == [41, 61]
 
 
 def test_model_that_answered_is_named(server: Answering, tmp_path: Path) -> None:

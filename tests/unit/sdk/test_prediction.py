@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from basalt import prediction
-from basalt.errors import BasaltError
+from basalt.errors import BasaltError, InvalidInputError
+from basalt.pb.basalt.v1 import inference_pb2
 from basalt.pb.inference import grpc_inference_service_pb2 as oip
+from basalt.prediction import Prediction
+
+NONE = np.array([])
 
 
 def answer(labels: np.ndarray, datatype: str, **more: np.ndarray) -> oip.ModelInferResponse:
@@ -27,7 +31,7 @@ def test_labels_are_named_and_probabilities_kept() -> None:
             "INT64",
             probabilities=np.array([[0.25, 0.75], [1, 0]], "<f4"),
         ),
-        ["benign", "malignant"],
+        np.array(["benign", "malignant"]),
     )
     assert told.labels.tolist() == ["malignant", "benign"]
     assert told.probabilities is not None
@@ -38,7 +42,7 @@ def test_labels_are_named_and_probabilities_kept() -> None:
 
 @pytest.mark.parametrize(("datatype", "kind"), prediction.OUTPUT_TYPES.items())
 def test_every_datatype_of_a_fixed_size_is_read(datatype: str, kind: str) -> None:
-    told = prediction.from_response(answer(np.array([[1], [0]], kind), datatype), [])
+    told = prediction.from_response(answer(np.array([[1], [0]], kind), datatype), NONE)
     assert told.labels.tolist() == [1, 0]
     assert told.probabilities is None
 
@@ -57,7 +61,7 @@ def test_what_is_no_prediction_is_an_error(
     made: oip.ModelInferResponse, classes: list[str]
 ) -> None:
     with pytest.raises(BasaltError, match="tumour version 3 answered something") as raised:
-        prediction.from_response(made, classes)
+        prediction.from_response(made, np.array(classes))
     assert raised.value.which == "tumour"
 
 
@@ -89,3 +93,52 @@ def test_parts_are_put_together_in_order() -> None:
     assert whole.labels.tolist() == ["a", "b", "b"]
     assert whole.probabilities is not None
     assert whole.probabilities.shape == (3, 2)
+
+
+TYPES = [
+    ("string", ["benign", "malignant"], ["malignant", "benign"]),
+    ("integer", ["-3", "12"], [12, -3]),
+    ("boolean", ["False", "True"], [True, False]),
+    ("", ["1", "2"], ["2", "1"]),
+]
+
+
+def answered(classes: np.ndarray) -> Prediction:
+    return prediction.from_response(answer(np.array([1, 0], "<i8"), "INT64"), classes)
+
+
+@pytest.mark.parametrize(("kind", "names", "labels"), TYPES)
+def test_labels_come_back_in_the_type_of_their_column(
+    kind: str, names: list[str], labels: list[object]
+) -> None:
+    known = prediction.classes(inference_pb2.ModelVersion(classes=names, class_type=kind))
+    told = answered(known).labels.tolist()
+    assert told == labels
+    assert [type(each) for each in told] == [type(each) for each in labels]
+    for given in (labels, np.array(labels), tuple(labels)):
+        assert prediction.accuracy(given, answered(known), known) == 1.0
+    assert prediction.accuracy([labels[1]] * 2, answered(known), known) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "given", "said"),
+    [
+        ("string", ["0", "1"], [1, 0], "Label 0 is 1, and the model answers texts"),
+        ("integer", ["0", "1"], ["1", "0"], "Label 0 is '1', and the model answers whole numbers"),
+        ("integer", ["0", "1"], [True, False], "Label 0 is True"),
+        ("integer", ["0", "1"], [1.0, 0.0], "Label 0 is 1.0"),
+        ("boolean", ["False", "True"], [1, 0], "Label 0 is 1, and the model answers booleans"),
+        ("boolean", ["False", "True"], ["True", "False"], "Label 0 is 'True'"),
+        ("string", ["benign", "malignant"], ["benign", "M"], "Label 1 is 'M', which is none of"),
+        ("integer", ["0", "1"], [1, 7], "Label 1 is 7, which is none of the model's classes: 0, 1"),
+        ("string", ["benign", "malignant"], ["benign", None], "Label 1 is None"),
+        ("integer", ["0", "1"], np.ma.masked_array([1, 0], [False, True]), "Label 1 is None"),
+        ("string", ["benign", "malignant"], ["benign"], "1 labels for 2 rows"),
+    ],
+)
+def test_labels_that_the_model_cannot_answer_are_an_error(
+    kind: str, names: list[str], given: list[object], said: str
+) -> None:
+    known = prediction.classes(inference_pb2.ModelVersion(classes=names, class_type=kind))
+    with pytest.raises(InvalidInputError, match=said):
+        prediction.accuracy(given, answered(known), known)

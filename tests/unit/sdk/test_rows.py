@@ -167,3 +167,23 @@ def test_whatever_is_given_it_becomes_numbers_or_a_refusal(rows: Any) -> None:
         return
     assert matrix.shape[1] == 3
     assert np.isfinite(matrix).all()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.ma.masked_array([[1.0, 2.0], [3.0, 4.0]], [[False, False], [False, True]]),
+        np.ma.masked_array([[1, 2], [3, 4]], [[False, False], [False, True]]),
+        {"x": [1.0, 3.0], "y": np.ma.masked_array([2, 4], [False, True])},
+        {"x": [1.0, 3.0], "y": np.ma.masked_array(["2", "4"], [False, True])},
+        np.ma.masked_array([[1, "2"], [3, "4"]], [[0, 0], [0, 1]], dtype=object),
+    ],
+)
+def test_what_is_masked_is_missing_and_no_number(rows: Any) -> None:
+    with pytest.raises(InvalidInputError, match="Row 1 has nothing for y"):
+        as_matrix(rows, ["x", "y"])
+
+
+def test_a_mask_that_hides_nothing_changes_nothing() -> None:
+    rows = np.ma.masked_array([[1, 2], [3, 4]], False)
+    assert as_matrix(rows, ["x", "y"]).tolist() == [[1, 2], [3, 4]]

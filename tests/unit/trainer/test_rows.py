@@ -67,7 +67,48 @@ def test_incomplete_rows_and_other_columns_are_left_out_with_a_note(tmp_path: Pa
     assert "even" in loaded.features
     assert "colour" not in loaded.features
     assert any("colour" in note for note in loaded.notes)
-    assert any("8 of 400 rows" in note for note in loaded.notes)
+    assert any("8 of 400 rows (2.0%)" in note for note in loaded.notes)
+    assert any("most lack gap (7), nan (1)" in note for note in loaded.notes)
+    assert (loaded.read, loaded.used) == (400, 0.98)
+
+
+NOON = 1_767_268_800  # Whole seconds since 1970.
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        NOON + np.arange(400),
+        np.where(np.arange(400) % 20, NOON + np.arange(400), -1),
+        NOON + np.arange(400) * 30,  # Of three hours.
+        1e12 + np.random.default_rng(0).normal(size=400),
+        2**40 + np.arange(400) % 2,
+    ],
+)
+def test_values_that_float32_does_not_tell_apart_are_refused(
+    tmp_path: Path, values: np.ndarray
+) -> None:
+    with pytest.raises(InvalidInputError, match="'seconds' are too close to each other") as refused:
+        load(tmp_path, patients().with_columns(seconds=pl.Series(values)))
+    assert refused.value.which == "seconds"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        NOON + np.arange(400) * 216,  # Of one day, and still apart.
+        NOON + np.arange(400) * 86_400,  # A day each.
+        np.arange(400) * 1_000_003,
+        np.random.default_rng(0).uniform(size=400),
+        np.random.default_rng(0).lognormal(sigma=4, size=400),
+        np.full(400, 0.1),
+        np.full(400, float(NOON)),
+        np.where(np.arange(400) % 50, 0.0, 1e30),
+    ],
+)
+def test_values_that_float32_tells_apart_are_kept(tmp_path: Path, values: np.ndarray) -> None:
+    loaded = load(tmp_path, patients().with_columns(seconds=pl.Series(values)))
+    assert "seconds" in loaded.features
 
 
 @pytest.mark.parametrize("values", [[0, 1], [False, True], ["a", "b"], [-3, 12]])
@@ -79,6 +120,8 @@ def test_classes_are_sorted_and_labels_are_their_index(
     )
     loaded = load(tmp_path, table)
     assert loaded.classes == tuple(str(value) for value in values)
+    named = {bool: "boolean", int: "integer", str: "string"}
+    assert loaded.class_type == named[type(values[0])]
     assert np.bincount(loaded.evaluation.labels).min() > 0
 
 

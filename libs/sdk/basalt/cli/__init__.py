@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from basalt import __version__
-from basalt.cli import auditing, data, identity, models, platform, prediction, training, watching
+from basalt.cli import (
+    auditing,
+    data,
+    identity,
+    models,
+    platform,
+    prediction,
+    quarantining,
+    training,
+    watching,
+)
 from basalt.cli.output import complain
 from basalt.errors import BasaltError
 
@@ -20,7 +30,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Begin with [bold]basalt up[/], then [bold]basalt login[/] and [bold]basalt status[/].",
 )
-for part in (platform, identity, data, training, models, prediction, watching, auditing):
+for part in (
+    platform,
+    identity,
+    data,
+    quarantining,
+    training,
+    models,
+    prediction,
+    watching,
+    auditing,
+):
     part.add_to(app)
 
 FAILED = 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from basalt import session
 from basalt.cli import local
+from basalt.cli.output import Found
 from basalt.client import Client
 from basalt.errors import BasaltError
 from basalt.pb.basalt.v1 import common_pb2
@@ -73,15 +74,18 @@ def _wrong_variable(error: BasaltError) -> BasaltError:
     )
 
 
-def pages(client: Client, method: Any, request: Any, field: str, limit: int) -> list[Any]:
+def pages(client: Client, method: Any, request: Any, field: str, limit: int) -> Found:
     """The items of a paged listing, up to `limit` of them."""
-    token, found = "", []
-    while len(found) < limit:
-        size = min(PAGE_ROWS, limit - len(found))
+    token, found = "", Found()
+    # One more than is wanted tells that there are more.
+    while len(found) <= limit:
+        size = min(PAGE_ROWS, limit + 1 - len(found))
         request.page.CopyFrom(common_pb2.PageRequest(size=size, token=token))
         answer = client.call(method, request)
         found += getattr(answer, field)
         token = answer.next_page_token
         if not token:
             break
-    return found[:limit]
+    found.more = len(found) > limit
+    del found[limit:]
+    return found

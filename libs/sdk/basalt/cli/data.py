@@ -1,16 +1,14 @@
-"""`source`, `data`, `quarantine`: from upstream records to dataset versions."""
+"""`source`, `data`: from upstream records to dataset versions."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
 
 import typer
-from rich.progress import Progress
 
 from basalt.cli import source_keys
 from basalt.cli.client import pages, platform
@@ -23,12 +21,12 @@ from basalt.cli.output import (
     listed,
     note,
     plain,
+    progress_bar,
     read_text,
     short,
     table,
     told,
     when,
-    word,
 )
 from basalt.errors import BasaltError, InvalidInputError
 from basalt.pb.basalt.v1 import ingest_pb2 as pb
@@ -42,14 +40,12 @@ FORMATS = {
 }
 sources = typer.Typer(help="Upstream systems and their data contracts.", no_args_is_help=True)
 datasets = typer.Typer(help="Datasets and their versions.", no_args_is_help=True)
-quarantine = typer.Typer(help="Records that broke their contract.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
     sources.add_typer(source_keys.keys, name="key")
     app.add_typer(sources, name="source")
     app.add_typer(datasets, name="data")
-    app.add_typer(quarantine, name="quarantine")
 
 
 @sources.command("put")
@@ -88,7 +84,7 @@ def list_sources(limit: Limit = 100, json: Json = False) -> None:
         found,
         json,
         "Sources",
-        ("name", "topic", "accepted", "quarantined", "duplicates", "revision"),
+        ("name", "topic", "accepted", "in quarantine", "duplicates", "revision"),
         lambda each: (
             each.name,
             each.topic,
@@ -116,7 +112,8 @@ def show_source(name: str, json: Json = False) -> None:
         (
             ("topic", source.topic),
             ("accepted", source.records_accepted),
-            ("quarantined", source.records_quarantined),
+            ("in quarantine", source.records_quarantined),
+            ("discarded", source.records_discarded or ""),
             ("changed", f"{when(source.changed.at)} by {source.changed.by}"),
         ),
     )
@@ -136,7 +133,7 @@ def upload(
     kind = format_of(file)
     with file.open("rb") as opened:
         key = hashlib.file_digest(opened, "sha256").hexdigest()
-    with platform() as client, _uploading(json) as progress:
+    with platform() as client, progress_bar(json) as progress:
         task = progress.add_task(f"Uploading {file.name}", total=file.stat().st_size)
 
         def parts() -> Iterator[pb.UploadFileRequest]:
@@ -178,7 +175,7 @@ def _explain(summary: pb.UploadSummary) -> None:
         note("In quarantine: " + ", ".join(f"{count} {reason}" for reason, count in reasons) + ".")
         for example in summary.examples:
             note(f"  {example}")
-        note(f"See all: basalt quarantine list --source {summary.source}")
+        note(f"See all: basalt quarantine count --source {summary.source}")
 
 
 def format_of(file: Path) -> pb.FileFormat:
@@ -192,10 +189,6 @@ def format_of(file: Path) -> pb.FileFormat:
             next_step=f"Give a file that ends in {', '.join(FORMATS)}.",
         )
     return kind
-
-
-def _uploading(quiet: bool) -> Progress:
-    return Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
 
 
 @datasets.command("seal")
@@ -328,85 +321,3 @@ def read_dataset(
     finally:
         partial.unlink(missing_ok=True)
     told({"file": str(to), "bytes": to.stat().st_size}, json, f"{to} is written.")
-
-
-@quarantine.command("list")
-def list_quarantine(
-    source: Annotated[str, typer.Option(help="Of one source only.")] = "",
-    limit: Limit = 100,
-    json: Json = False,
-) -> None:
-    """List records that broke their contract.
-
-    Example: basalt quarantine list
-    """
-    request = pb.ListQuarantineRequest(source=source)
-    with platform() as client:
-        found = pages(client, client.ingest.ListQuarantine, request, "records", limit)
-    listed(
-        found,
-        json,
-        "Quarantine",
-        ("id", "source", "state", "reason", "what is wrong", "origin"),
-        lambda r: (r.id, r.source, word(pb.QuarantineState, r.state), r.reason, r.detail, r.origin),
-    )
-
-
-@quarantine.command("show")
-def show_quarantined(record: str, json: Json = False) -> None:
-    """Show a record as it came.
-
-    Example: basalt quarantine show ID
-    """
-    with platform() as client:
-        found = client.call(
-            client.ingest.GetQuarantined, pb.GetQuarantinedRequest(id=record)
-        ).record
-    if json:
-        as_json(found)
-        return
-    fields(
-        found.id,
-        (
-            ("source", found.source),
-            ("state", word(pb.QuarantineState, found.state)),
-            ("reason", found.reason),
-            ("what is wrong", found.detail),
-            ("origin", found.origin),
-        ),
-    )
-    console.print(plain(found.body.decode(errors="replace")), soft_wrap=True)
-
-
-@quarantine.command("mend")
-def mend(
-    record: str,
-    body: Annotated[Path, typer.Argument(help="The corrected record, JSON; - for standard input.")],
-    json: Json = False,
-) -> None:
-    """Give a record a corrected body.
-
-    Example: basalt quarantine mend ID mended.json
-    """
-    content = sys.stdin.buffer.read() if str(body) == "-" else body.read_bytes()
-    with platform() as client:
-        answer = client.call(
-            client.ingest.MendQuarantined, pb.MendQuarantinedRequest(id=record, body=content)
-        )
-    told(answer, json, f"{record} is mended. Next: `basalt quarantine replay {record}`")
-
-
-@quarantine.command("replay")
-def replay(record: str, json: Json = False) -> None:
-    """Send a mended record in again.
-
-    Example: basalt quarantine replay ID
-    """
-    with platform() as client:
-        answer = client.call(
-            client.ingest.ReplayQuarantined, pb.ReplayQuarantinedRequest(id=record)
-        )
-    if answer.already_replayed:
-        told(answer, json, f"{record} was sent in before; nothing was done now.")
-    else:
-        told(answer, json, f"{record} is sent in again; the next version holds it.")

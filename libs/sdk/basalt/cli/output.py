@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -46,6 +47,13 @@ def _console(*, stderr: bool = False) -> Console:
 
 console = _console()
 errors = _console(stderr=True)
+
+
+class Found(list[Any]):
+    """What a listing gave; `more` where it was cut off at as many as were asked for."""
+
+    more = False
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Limit = Annotated[int, typer.Option(help="How many to list at the most.", min=1)]
@@ -99,6 +107,19 @@ def told(answer: Message | Mapping[str, Any], as_program: bool, message: str) ->
         as_json(answer)
     else:
         done(message)
+
+
+def progress_bar(quiet: bool) -> Progress:
+    """For work that somebody waits for; nothing where it is for a program."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
 
 
 def as_json(answer: Message | Mapping[str, Any] | Iterable[Message]) -> None:
@@ -173,6 +194,8 @@ def listed(
         as_json(found)
     else:
         table(title, columns, map(row, found))
+    if isinstance(found, Found) and found.more:
+        note(f"There are more: `--limit {len(found) * 10}` shows up to {len(found) * 10}.")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

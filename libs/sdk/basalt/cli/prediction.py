@@ -53,7 +53,7 @@ def predict(
                 "model": answer.model,
                 "model_version": answer.model_version,
                 "manifest_sha256": answer.manifest_sha256,
-                "labels": [str(label) for label in answer.labels],
+                "labels": answer.labels.tolist(),
                 "probabilities": None if known is None else known.tolist(),
             }
         )

@@ -9,7 +9,6 @@ from typing import Annotated
 from uuid import uuid4
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from basalt.cli.client import pages, platform
@@ -25,6 +24,7 @@ from basalt.cli.output import (
     measured,
     note,
     plain,
+    progress_bar,
     read_text,
     say,
     told,
@@ -103,7 +103,7 @@ def run_pipeline(
     )
     with platform() as client:
         job = client.call(client.trainer.RunPipeline, request).job
-        with _watching(job.id), _progress(json) as progress:
+        with _watching(job.id), progress_bar(json) as progress:
             task = progress.add_task(job.id, total=1.0)
             job = client.wait_for_job(
                 job.id,
@@ -115,6 +115,9 @@ def run_pipeline(
         as_json(job)
         return
     show(job)
+    used = next((each.value for each in job.metrics if each.name == "rows_used"), 1.0)
+    if used < 1.0:
+        note(f"{used:.1%} of the dataset's rows were used: the others lack a value. See its card.")
     done(f"The candidate goes to review: `basalt model versions {job.model}`")
 
 
@@ -157,18 +160,6 @@ def _waits(job: pb.Job) -> str:
         return "next in the queue"
     ahead = job.queue_place - 1
     return f"{ahead} before it in the queue, {job.queue_others} of them of other tenants"
-
-
-def _progress(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
-    )
 
 
 def show(job: pb.Job) -> None:

@@ -233,9 +233,17 @@ def list_dead_letters(
         found,
         json,
         "Dead letters",
-        ("id", "topic", "consumer", "error", "attempts", "at", "replayed"),
-        lambda d: (d.id, d.topic, d.consumer, d.error, d.attempts, when(d.at), d.replayed),
+        ("id", "topic", "consumer", "error", "attempts", "at", "state"),
+        lambda d: (d.id, d.topic, d.consumer, d.error, d.attempts, when(d.at), _fate(d)),
     )
+
+
+def _fate(letter: pb.DeadLetter) -> str:
+    if letter.replayed:
+        return "replayed"
+    if letter.discarded:
+        return "discarded"
+    return f"cannot be replayed: {letter.hopeless}" if letter.hopeless else "waits"
 
 
 @deadletters.command("replay")
@@ -252,3 +260,19 @@ def replay_dead_letter(letter: str, json: Json = False) -> None:
         told(answer, json, f"{letter} was replayed before; nothing was done now.")
     else:
         told(answer, json, f"{letter}: its consumer takes it again.")
+
+
+@deadletters.command("discard")
+def discard_dead_letter(letter: str, json: Json = False) -> None:
+    """Wait for a dead letter no longer, such as for one that can never be taken.
+
+    Example: basalt deadletter discard ID
+    """
+    with platform() as client:
+        answer = client.call(
+            client.monitoring.DiscardDeadLetter, pb.DiscardDeadLetterRequest(id=letter)
+        )
+    if answer.already_discarded:
+        told(answer, json, f"{letter} was discarded before; nothing was done now.")
+    else:
+        told(answer, json, f"{letter} is discarded.")

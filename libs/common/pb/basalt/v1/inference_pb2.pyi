@@ -81,7 +81,7 @@ class Lineage(_message.Message):
     def __init__(self, dataset: _Optional[str] = ..., dataset_version: _Optional[int] = ..., dataset_manifest_sha256: _Optional[str] = ..., pipeline: _Optional[str] = ..., pipeline_revision: _Optional[int] = ..., job: _Optional[str] = ..., trace_id: _Optional[str] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("model", "version", "stage", "manifest_sha256", "files", "metrics", "gates", "reviews", "lineage", "inputs", "outputs", "features", "classes", "card", "author", "signed_by_key", "changed", "aliases", "responsible")
+    __slots__ = ("model", "version", "stage", "manifest_sha256", "files", "metrics", "gates", "reviews", "lineage", "inputs", "outputs", "features", "classes", "card", "author", "signed_by_key", "changed", "aliases", "responsible", "class_type")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class ModelVersion(_message.Message):
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     RESPONSIBLE_FIELD_NUMBER: _ClassVar[int]
+    CLASS_TYPE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     stage: ModelStage
@@ -120,7 +121,8 @@ class ModelVersion(_message.Message):
     changed: _common_pb2.Stamp
     aliases: _containers.RepeatedScalarFieldContainer[str]
     responsible: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., stage: _Optional[_Union[ModelStage, str]] = ..., manifest_sha256: _Optional[str] = ..., files: _Optional[_Iterable[_Union[_common_pb2.FileRef, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[_common_pb2.Metric, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., reviews: _Optional[_Iterable[_Union[Review, _Mapping]]] = ..., lineage: _Optional[_Union[Lineage, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., card: _Optional[str] = ..., author: _Optional[str] = ..., signed_by_key: _Optional[str] = ..., changed: _Optional[_Union[_common_pb2.Stamp, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., responsible: _Optional[_Iterable[str]] = ...) -> None: ...
+    class_type: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., stage: _Optional[_Union[ModelStage, str]] = ..., manifest_sha256: _Optional[str] = ..., files: _Optional[_Iterable[_Union[_common_pb2.FileRef, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[_common_pb2.Metric, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., reviews: _Optional[_Iterable[_Union[Review, _Mapping]]] = ..., lineage: _Optional[_Union[Lineage, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., card: _Optional[str] = ..., author: _Optional[str] = ..., signed_by_key: _Optional[str] = ..., changed: _Optional[_Union[_common_pb2.Stamp, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., responsible: _Optional[_Iterable[str]] = ..., class_type: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "latest_version", "latest_stage", "aliases", "changed_at")

@@ -124,6 +124,31 @@ class IngestServiceStub:
                 request_serializer=basalt_dot_v1_dot_ingest__pb2.ReplayQuarantinedRequest.SerializeToString,
                 response_deserializer=basalt_dot_v1_dot_ingest__pb2.ReplayQuarantinedResponse.FromString,
                 _registered_method=True)
+        self.CountQuarantine = channel.unary_unary(
+                '/basalt.v1.IngestService/CountQuarantine',
+                request_serializer=basalt_dot_v1_dot_ingest__pb2.CountQuarantineRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_ingest__pb2.CountQuarantineResponse.FromString,
+                _registered_method=True)
+        self.BatchMendQuarantined = channel.unary_unary(
+                '/basalt.v1.IngestService/BatchMendQuarantined',
+                request_serializer=basalt_dot_v1_dot_ingest__pb2.BatchMendQuarantinedRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_ingest__pb2.BatchMendQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.BatchChangeQuarantined = channel.unary_stream(
+                '/basalt.v1.IngestService/BatchChangeQuarantined',
+                request_serializer=basalt_dot_v1_dot_ingest__pb2.BatchChangeQuarantinedRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_ingest__pb2.BatchChangeQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.BatchReplayQuarantined = channel.unary_stream(
+                '/basalt.v1.IngestService/BatchReplayQuarantined',
+                request_serializer=basalt_dot_v1_dot_ingest__pb2.BatchReplayQuarantinedRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_ingest__pb2.BatchReplayQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.BatchDiscardQuarantined = channel.unary_stream(
+                '/basalt.v1.IngestService/BatchDiscardQuarantined',
+                request_serializer=basalt_dot_v1_dot_ingest__pb2.BatchDiscardQuarantinedRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_ingest__pb2.BatchDiscardQuarantinedResponse.FromString,
+                _registered_method=True)
 
 
 class IngestServiceServicer:
@@ -257,6 +282,42 @@ class IngestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountQuarantine(self, request, context):
+        """How many records wait for each reason, each with one of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchMendQuarantined(self, request, context):
+        """Gives many records a corrected body each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchChangeQuarantined(self, request, context):
+        """Mends all records that are meant by the same changes to their rows. Like the two below it
+        answers as it goes on; a call that breaks off has done what it told, and may be made again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchReplayQuarantined(self, request, context):
+        """Sends all records that are meant in again, as far as they keep to the contract by now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchDiscardQuarantined(self, request, context):
+        """Takes all records that are meant off those that wait. They can still be looked at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IngestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -349,6 +410,31 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.ReplayQuarantined,
                     request_deserializer=basalt_dot_v1_dot_ingest__pb2.ReplayQuarantinedRequest.FromString,
                     response_serializer=basalt_dot_v1_dot_ingest__pb2.ReplayQuarantinedResponse.SerializeToString,
+            ),
+            'CountQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountQuarantine,
+                    request_deserializer=basalt_dot_v1_dot_ingest__pb2.CountQuarantineRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_ingest__pb2.CountQuarantineResponse.SerializeToString,
+            ),
+            'BatchMendQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchMendQuarantined,
+                    request_deserializer=basalt_dot_v1_dot_ingest__pb2.BatchMendQuarantinedRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_ingest__pb2.BatchMendQuarantinedResponse.SerializeToString,
+            ),
+            'BatchChangeQuarantined': grpc.unary_stream_rpc_method_handler(
+                    servicer.BatchChangeQuarantined,
+                    request_deserializer=basalt_dot_v1_dot_ingest__pb2.BatchChangeQuarantinedRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_ingest__pb2.BatchChangeQuarantinedResponse.SerializeToString,
+            ),
+            'BatchReplayQuarantined': grpc.unary_stream_rpc_method_handler(
+                    servicer.BatchReplayQuarantined,
+                    request_deserializer=basalt_dot_v1_dot_ingest__pb2.BatchReplayQuarantinedRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_ingest__pb2.BatchReplayQuarantinedResponse.SerializeToString,
+            ),
+            'BatchDiscardQuarantined': grpc.unary_stream_rpc_method_handler(
+                    servicer.BatchDiscardQuarantined,
+                    request_deserializer=basalt_dot_v1_dot_ingest__pb2.BatchDiscardQuarantinedRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_ingest__pb2.BatchDiscardQuarantinedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -837,6 +923,141 @@ class IngestService:
             '/basalt.v1.IngestService/ReplayQuarantined',
             basalt_dot_v1_dot_ingest__pb2.ReplayQuarantinedRequest.SerializeToString,
             basalt_dot_v1_dot_ingest__pb2.ReplayQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.IngestService/CountQuarantine',
+            basalt_dot_v1_dot_ingest__pb2.CountQuarantineRequest.SerializeToString,
+            basalt_dot_v1_dot_ingest__pb2.CountQuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchMendQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.IngestService/BatchMendQuarantined',
+            basalt_dot_v1_dot_ingest__pb2.BatchMendQuarantinedRequest.SerializeToString,
+            basalt_dot_v1_dot_ingest__pb2.BatchMendQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchChangeQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/basalt.v1.IngestService/BatchChangeQuarantined',
+            basalt_dot_v1_dot_ingest__pb2.BatchChangeQuarantinedRequest.SerializeToString,
+            basalt_dot_v1_dot_ingest__pb2.BatchChangeQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchReplayQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/basalt.v1.IngestService/BatchReplayQuarantined',
+            basalt_dot_v1_dot_ingest__pb2.BatchReplayQuarantinedRequest.SerializeToString,
+            basalt_dot_v1_dot_ingest__pb2.BatchReplayQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchDiscardQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/basalt.v1.IngestService/BatchDiscardQuarantined',
+            basalt_dot_v1_dot_ingest__pb2.BatchDiscardQuarantinedRequest.SerializeToString,
+            basalt_dot_v1_dot_ingest__pb2.BatchDiscardQuarantinedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -274,7 +274,7 @@ class ListTracesResponse(_message.Message):
     def __init__(self, traces: _Optional[_Iterable[_Union[TraceSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
-    __slots__ = ("id", "topic", "consumer", "error", "attempts", "body", "at", "replayed", "size_bytes")
+    __slots__ = ("id", "topic", "consumer", "error", "attempts", "body", "at", "replayed", "size_bytes", "discarded", "hopeless")
     ID_FIELD_NUMBER: _ClassVar[int]
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     CONSUMER_FIELD_NUMBER: _ClassVar[int]
@@ -284,6 +284,8 @@ class DeadLetter(_message.Message):
     AT_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    HOPELESS_FIELD_NUMBER: _ClassVar[int]
     id: str
     topic: str
     consumer: str
@@ -293,7 +295,9 @@ class DeadLetter(_message.Message):
     at: _timestamp_pb2.Timestamp
     replayed: bool
     size_bytes: int
-    def __init__(self, id: _Optional[str] = ..., topic: _Optional[str] = ..., consumer: _Optional[str] = ..., error: _Optional[str] = ..., attempts: _Optional[int] = ..., body: _Optional[bytes] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replayed: _Optional[bool] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    discarded: bool
+    hopeless: str
+    def __init__(self, id: _Optional[str] = ..., topic: _Optional[str] = ..., consumer: _Optional[str] = ..., error: _Optional[str] = ..., attempts: _Optional[int] = ..., body: _Optional[bytes] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replayed: _Optional[bool] = ..., size_bytes: _Optional[int] = ..., discarded: _Optional[bool] = ..., hopeless: _Optional[str] = ...) -> None: ...
 
 class ListDeadLettersRequest(_message.Message):
     __slots__ = ("topic", "page")
@@ -324,3 +328,17 @@ class ReplayDeadLetterResponse(_message.Message):
     letter: DeadLetter
     already_replayed: bool
     def __init__(self, letter: _Optional[_Union[DeadLetter, _Mapping]] = ..., already_replayed: _Optional[bool] = ...) -> None: ...
+
+class DiscardDeadLetterRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class DiscardDeadLetterResponse(_message.Message):
+    __slots__ = ("letter", "already_discarded")
+    LETTER_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    letter: DeadLetter
+    already_discarded: bool
+    def __init__(self, letter: _Optional[_Union[DeadLetter, _Mapping]] = ..., already_discarded: _Optional[bool] = ...) -> None: ...

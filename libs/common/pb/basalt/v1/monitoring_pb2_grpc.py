@@ -79,6 +79,11 @@ class MonitoringServiceStub:
                 request_serializer=basalt_dot_v1_dot_monitoring__pb2.ReplayDeadLetterRequest.SerializeToString,
                 response_deserializer=basalt_dot_v1_dot_monitoring__pb2.ReplayDeadLetterResponse.FromString,
                 _registered_method=True)
+        self.DiscardDeadLetter = channel.unary_unary(
+                '/basalt.v1.MonitoringService/DiscardDeadLetter',
+                request_serializer=basalt_dot_v1_dot_monitoring__pb2.DiscardDeadLetterRequest.SerializeToString,
+                response_deserializer=basalt_dot_v1_dot_monitoring__pb2.DiscardDeadLetterResponse.FromString,
+                _registered_method=True)
 
 
 class MonitoringServiceServicer:
@@ -147,6 +152,13 @@ class MonitoringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiscardDeadLetter(self, request, context):
+        """Nobody waits for a dead letter any longer, such as one that can never be taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitoringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -194,6 +206,11 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
                     servicer.ReplayDeadLetter,
                     request_deserializer=basalt_dot_v1_dot_monitoring__pb2.ReplayDeadLetterRequest.FromString,
                     response_serializer=basalt_dot_v1_dot_monitoring__pb2.ReplayDeadLetterResponse.SerializeToString,
+            ),
+            'DiscardDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardDeadLetter,
+                    request_deserializer=basalt_dot_v1_dot_monitoring__pb2.DiscardDeadLetterRequest.FromString,
+                    response_serializer=basalt_dot_v1_dot_monitoring__pb2.DiscardDeadLetterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -439,6 +456,33 @@ class MonitoringService:
             '/basalt.v1.MonitoringService/ReplayDeadLetter',
             basalt_dot_v1_dot_monitoring__pb2.ReplayDeadLetterRequest.SerializeToString,
             basalt_dot_v1_dot_monitoring__pb2.ReplayDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.v1.MonitoringService/DiscardDeadLetter',
+            basalt_dot_v1_dot_monitoring__pb2.DiscardDeadLetterRequest.SerializeToString,
+            basalt_dot_v1_dot_monitoring__pb2.DiscardDeadLetterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,6 +25,7 @@ class QuarantineState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     QUARANTINE_STATE_HELD: _ClassVar[QuarantineState]
     QUARANTINE_STATE_MENDED: _ClassVar[QuarantineState]
     QUARANTINE_STATE_REPLAYED: _ClassVar[QuarantineState]
+    QUARANTINE_STATE_DISCARDED: _ClassVar[QuarantineState]
 FILE_FORMAT_UNSPECIFIED: FileFormat
 FILE_FORMAT_CSV: FileFormat
 FILE_FORMAT_JSON_LINES: FileFormat
@@ -33,9 +34,10 @@ QUARANTINE_STATE_UNSPECIFIED: QuarantineState
 QUARANTINE_STATE_HELD: QuarantineState
 QUARANTINE_STATE_MENDED: QuarantineState
 QUARANTINE_STATE_REPLAYED: QuarantineState
+QUARANTINE_STATE_DISCARDED: QuarantineState
 
 class Source(_message.Message):
-    __slots__ = ("name", "contract_yaml", "topic", "revision", "changed", "records_accepted", "records_quarantined", "records_duplicate")
+    __slots__ = ("name", "contract_yaml", "topic", "revision", "changed", "records_accepted", "records_quarantined", "records_duplicate", "records_discarded")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_YAML_FIELD_NUMBER: _ClassVar[int]
     TOPIC_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +46,7 @@ class Source(_message.Message):
     RECORDS_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     RECORDS_QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     RECORDS_DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_DISCARDED_FIELD_NUMBER: _ClassVar[int]
     name: str
     contract_yaml: str
     topic: str
@@ -52,7 +55,8 @@ class Source(_message.Message):
     records_accepted: int
     records_quarantined: int
     records_duplicate: int
-    def __init__(self, name: _Optional[str] = ..., contract_yaml: _Optional[str] = ..., topic: _Optional[str] = ..., revision: _Optional[int] = ..., changed: _Optional[_Union[_common_pb2.Stamp, _Mapping]] = ..., records_accepted: _Optional[int] = ..., records_quarantined: _Optional[int] = ..., records_duplicate: _Optional[int] = ...) -> None: ...
+    records_discarded: int
+    def __init__(self, name: _Optional[str] = ..., contract_yaml: _Optional[str] = ..., topic: _Optional[str] = ..., revision: _Optional[int] = ..., changed: _Optional[_Union[_common_pb2.Stamp, _Mapping]] = ..., records_accepted: _Optional[int] = ..., records_quarantined: _Optional[int] = ..., records_duplicate: _Optional[int] = ..., records_discarded: _Optional[int] = ...) -> None: ...
 
 class PutSourceRequest(_message.Message):
     __slots__ = ("name", "contract_yaml")
@@ -364,7 +368,7 @@ class ReadDatasetResponse(_message.Message):
     def __init__(self, version: _Optional[_Union[DatasetVersion, _Mapping]] = ..., part: _Optional[bytes] = ...) -> None: ...
 
 class QuarantinedRecord(_message.Message):
-    __slots__ = ("id", "source", "state", "reason", "detail", "body", "mended_body", "origin", "held")
+    __slots__ = ("id", "source", "state", "reason", "detail", "body", "mended_body", "origin", "held", "row")
     ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -374,6 +378,7 @@ class QuarantinedRecord(_message.Message):
     MENDED_BODY_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
     id: str
     source: str
     state: QuarantineState
@@ -383,17 +388,36 @@ class QuarantinedRecord(_message.Message):
     mended_body: bytes
     origin: str
     held: _common_pb2.Stamp
-    def __init__(self, id: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[_Union[QuarantineState, str]] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., body: _Optional[bytes] = ..., mended_body: _Optional[bytes] = ..., origin: _Optional[str] = ..., held: _Optional[_Union[_common_pb2.Stamp, _Mapping]] = ...) -> None: ...
+    row: bytes
+    def __init__(self, id: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[_Union[QuarantineState, str]] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., body: _Optional[bytes] = ..., mended_body: _Optional[bytes] = ..., origin: _Optional[str] = ..., held: _Optional[_Union[_common_pb2.Stamp, _Mapping]] = ..., row: _Optional[bytes] = ...) -> None: ...
+
+class QuarantineFilter(_message.Message):
+    __slots__ = ("source", "state", "reason", "upload", "held_from", "held_until")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_FIELD_NUMBER: _ClassVar[int]
+    HELD_FROM_FIELD_NUMBER: _ClassVar[int]
+    HELD_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    state: QuarantineState
+    reason: str
+    upload: str
+    held_from: _timestamp_pb2.Timestamp
+    held_until: _timestamp_pb2.Timestamp
+    def __init__(self, source: _Optional[str] = ..., state: _Optional[_Union[QuarantineState, str]] = ..., reason: _Optional[str] = ..., upload: _Optional[str] = ..., held_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., held_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ListQuarantineRequest(_message.Message):
-    __slots__ = ("source", "state", "page")
+    __slots__ = ("source", "state", "page", "filter")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PAGE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     source: str
     state: QuarantineState
     page: _common_pb2.PageRequest
-    def __init__(self, source: _Optional[str] = ..., state: _Optional[_Union[QuarantineState, str]] = ..., page: _Optional[_Union[_common_pb2.PageRequest, _Mapping]] = ...) -> None: ...
+    filter: QuarantineFilter
+    def __init__(self, source: _Optional[str] = ..., state: _Optional[_Union[QuarantineState, str]] = ..., page: _Optional[_Union[_common_pb2.PageRequest, _Mapping]] = ..., filter: _Optional[_Union[QuarantineFilter, _Mapping]] = ...) -> None: ...
 
 class ListQuarantineResponse(_message.Message):
     __slots__ = ("records", "next_page_token")
@@ -442,3 +466,137 @@ class ReplayQuarantinedResponse(_message.Message):
     record: QuarantinedRecord
     already_replayed: bool
     def __init__(self, record: _Optional[_Union[QuarantinedRecord, _Mapping]] = ..., already_replayed: _Optional[bool] = ...) -> None: ...
+
+class CountQuarantineRequest(_message.Message):
+    __slots__ = ("filter",)
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    filter: QuarantineFilter
+    def __init__(self, filter: _Optional[_Union[QuarantineFilter, _Mapping]] = ...) -> None: ...
+
+class QuarantineCount(_message.Message):
+    __slots__ = ("source", "reason", "records", "example")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLE_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    reason: str
+    records: int
+    example: QuarantinedRecord
+    def __init__(self, source: _Optional[str] = ..., reason: _Optional[str] = ..., records: _Optional[int] = ..., example: _Optional[_Union[QuarantinedRecord, _Mapping]] = ...) -> None: ...
+
+class CountQuarantineResponse(_message.Message):
+    __slots__ = ("counts",)
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    counts: _containers.RepeatedCompositeFieldContainer[QuarantineCount]
+    def __init__(self, counts: _Optional[_Iterable[_Union[QuarantineCount, _Mapping]]] = ...) -> None: ...
+
+class MendedRecord(_message.Message):
+    __slots__ = ("id", "body")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    body: bytes
+    def __init__(self, id: _Optional[str] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class BatchMendQuarantinedRequest(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[MendedRecord]
+    def __init__(self, records: _Optional[_Iterable[_Union[MendedRecord, _Mapping]]] = ...) -> None: ...
+
+class BatchMendQuarantinedResponse(_message.Message):
+    __slots__ = ("progress",)
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    progress: QuarantineProgress
+    def __init__(self, progress: _Optional[_Union[QuarantineProgress, _Mapping]] = ...) -> None: ...
+
+class QuarantineProgress(_message.Message):
+    __slots__ = ("done", "unfit", "examples")
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    UNFIT_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    done: int
+    unfit: int
+    examples: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, done: _Optional[int] = ..., unfit: _Optional[int] = ..., examples: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RowChange(_message.Message):
+    __slots__ = ("set", "drop", "rename", "scale")
+    SET_FIELD_NUMBER: _ClassVar[int]
+    DROP_FIELD_NUMBER: _ClassVar[int]
+    RENAME_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    set: ColumnValue
+    drop: str
+    rename: ColumnName
+    scale: ColumnFactor
+    def __init__(self, set: _Optional[_Union[ColumnValue, _Mapping]] = ..., drop: _Optional[str] = ..., rename: _Optional[_Union[ColumnName, _Mapping]] = ..., scale: _Optional[_Union[ColumnFactor, _Mapping]] = ...) -> None: ...
+
+class ColumnValue(_message.Message):
+    __slots__ = ("column", "value_json")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    VALUE_JSON_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    value_json: str
+    def __init__(self, column: _Optional[str] = ..., value_json: _Optional[str] = ...) -> None: ...
+
+class ColumnName(_message.Message):
+    __slots__ = ("column", "to")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    to: str
+    def __init__(self, column: _Optional[str] = ..., to: _Optional[str] = ...) -> None: ...
+
+class ColumnFactor(_message.Message):
+    __slots__ = ("column", "factor")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    factor: float
+    def __init__(self, column: _Optional[str] = ..., factor: _Optional[float] = ...) -> None: ...
+
+class BatchChangeQuarantinedRequest(_message.Message):
+    __slots__ = ("filter", "ids", "changes")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    filter: QuarantineFilter
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    changes: _containers.RepeatedCompositeFieldContainer[RowChange]
+    def __init__(self, filter: _Optional[_Union[QuarantineFilter, _Mapping]] = ..., ids: _Optional[_Iterable[str]] = ..., changes: _Optional[_Iterable[_Union[RowChange, _Mapping]]] = ...) -> None: ...
+
+class BatchChangeQuarantinedResponse(_message.Message):
+    __slots__ = ("progress",)
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    progress: QuarantineProgress
+    def __init__(self, progress: _Optional[_Union[QuarantineProgress, _Mapping]] = ...) -> None: ...
+
+class BatchReplayQuarantinedRequest(_message.Message):
+    __slots__ = ("filter", "ids")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    filter: QuarantineFilter
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, filter: _Optional[_Union[QuarantineFilter, _Mapping]] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BatchReplayQuarantinedResponse(_message.Message):
+    __slots__ = ("progress",)
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    progress: QuarantineProgress
+    def __init__(self, progress: _Optional[_Union[QuarantineProgress, _Mapping]] = ...) -> None: ...
+
+class BatchDiscardQuarantinedRequest(_message.Message):
+    __slots__ = ("filter", "ids")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    filter: QuarantineFilter
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, filter: _Optional[_Union[QuarantineFilter, _Mapping]] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BatchDiscardQuarantinedResponse(_message.Message):
+    __slots__ = ("progress",)
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    progress: QuarantineProgress
+    def __init__(self, progress: _Optional[_Union[QuarantineProgress, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,476 @@
+"""What can be done about records in quarantine: mend them, send them in again, or discard them.
+
+Records leave a lot in three steps, so that whoever dies between two has neither lost nor doubled
+any: an entry of the lot's resolution claims them and names the rows that go in; an entry of the
+stream of replays, whose cause is that claim, sends them in and counts; an entry of the resolution
+says that they have left. Whoever comes to a lot with a claim finishes that first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from libs.common import telemetry
+from libs.common.clock import Clock
+from libs.common.errors import ConflictError, InvalidInputError, PreconditionError
+from libs.common.journal import DECIDE_TRIES_MAX, Change, Journal, aggregate
+from libs.common.stores.ports import CauseSeenError, Entry, ObjectStore, VersionTakenError
+from services.ingest.core import bodies, changes, numbers
+from services.ingest.core.chunk import Held, Row, StoredChunk, digest, gather_rows
+from services.ingest.core.cloudevents import unparsable
+from services.ingest.core.intake import Notice
+from services.ingest.core.limits import RECORD_BYTES_MAX
+from services.ingest.core.moments import microseconds
+from services.ingest.core.quarantine import Filter, Lot, Quarantine, Quarantined
+from services.ingest.core.resolution import (
+    KIND,
+    WAITING,
+    Leaving,
+    Overlay,
+    Resolution,
+    Way,
+    resolution_of,
+    written_bodies,
+)
+from services.ingest.core.sources import Sources, Terms
+from services.ingest.core.streams import REPLAY, Streams, change, position_of, stream
+from services.ingest.core.violation import WITHOUT_A_ROW, Violation
+
+EXAMPLES_MAX = 3
+IDS_MAX = 1_000
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a call that does something about many records has come.
+
+    done     records that were mended, sent in or discarded
+    unfit    records that stay as they were, and why the first of them do
+    """
+
+    done: int = 0
+    unfit: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def stay(self, lot: Lot, unfit: Mapping[int, str]) -> None:
+        """Notes why some of a lot's records stay."""
+        self.unfit += len(unfit)
+        for number, why in itertools.islice(unfit.items(), EXAMPLES_MAX - len(self.examples)):
+            self.examples.append(f"{lot.id_of(number)}: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Which records are meant: those of a source that a filter tells, or those of some ids."""
+
+    wanted: Filter
+    ids: frozenset[str] = frozenset()
+
+    def check(self) -> None:
+        """Raises InvalidInputError: nobody means all sources at once by leaving something out."""
+        if not self.ids and not self.wanted.source:
+            raise InvalidInputError(
+                "Neither a source nor records are named.",
+                which="source",
+                next_step="Name the source; reason, upload and time narrow it.",
+            )
+        if len(self.ids) > IDS_MAX:
+            raise InvalidInputError(
+                f"{len(self.ids)} records are named.",
+                which="ids",
+                next_step=f"Name at most {IDS_MAX} in a call, or use a filter.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Remedies:
+    journal: Journal
+    objects: ObjectStore
+    clock: Clock
+    sources: Sources
+    streams: Streams
+    quarantine: Quarantine
+    notice: Notice
+
+    # One record.
+
+    async def mend(self, tenant: str, identifier: str, body: bytes, by: str) -> Quarantined:
+        """Raises InvalidInputError while the body still breaks the contract: the record stays."""
+        record = await self.quarantine.get(tenant, identifier)
+        terms = await self.sources.terms(tenant, record.source)
+        why = _unfit_body(terms, body)
+        if why:
+            raise InvalidInputError(
+                f"The mended record {why}",
+                which=identifier,
+                next_step="The record stays as it was; mend it again.",
+            )
+        await self.objects.put(f"{tenant}/mended/{digest(body)}", body)
+        lot, number = await self._one(tenant, identifier)
+
+        async def decide(latest: Entry | None) -> Change | None:
+            said = await self.journal.latest(lot.aggregate)
+            if lot.states[number] not in WAITING or number in _left(resolution_of(said)):
+                raise _has_left(identifier, resolution_of(said), number)
+            version = said.version if said else 0
+            mended = Overlay(state="mended", mended=digest(body), over=version)
+            return Change("RecordMended", mended.model_dump())
+
+        overlay = aggregate(tenant, KIND, identifier)
+        await self.journal.decide(overlay, self.clock.new_id(), by, decide)
+        return await self.quarantine.get(tenant, identifier)
+
+    async def replay(self, tenant: str, identifier: str, by: str) -> tuple[Quarantined, bool]:
+        """Sends the mended record in, or the original if the contract allows it by now; once.
+
+        Also answers whether another call did so before. Raises PreconditionError while the record
+        still breaks the contract, and when it was discarded.
+        """
+        lot, number = await self._one(tenant, identifier)
+        progress = Progress()
+        made_here = await self._leave(lot, [number], "replayed", by, progress)
+        record = await self.quarantine.get(tenant, identifier)
+        if record.state == "discarded":
+            raise _has_left(identifier, Resolution(discarded=str(number)), number)
+        if record.state != "replayed":
+            raise PreconditionError(
+                f"The record {identifier} still breaks the contract:"
+                f" {progress.examples[0].partition(': ')[2]}",
+                which=identifier,
+                next_step="Mend it first: `basalt quarantine mend`.",
+            )
+        return record, not made_here
+
+    # Many.
+
+    async def replay_many(self, tenant: str, many: Many, by: str) -> AsyncIterator[Progress]:
+        """Sends in whatever of them keeps to the contract by now; the rest stays as it is."""
+        async for progress in self._leave_many(tenant, many, "replayed", by):
+            yield progress
+
+    async def discard_many(self, tenant: str, many: Many, by: str) -> AsyncIterator[Progress]:
+        """Nobody waits for them any longer; they can still be looked at."""
+        async for progress in self._leave_many(tenant, many, "discarded", by):
+            yield progress
+
+    async def change_many(
+        self, tenant: str, many: Many, wanted: Sequence[changes.Change], by: str
+    ) -> AsyncIterator[Progress]:
+        """Mends each of them by the same changes to its row; what is unfit then stays as it was."""
+        changes.check(wanted)
+        progress = Progress()
+        async for lot, chosen in self._chosen(tenant, many):
+            said = await self._bodies(lot, chosen)
+            new, unfit = await asyncio.to_thread(_changed, said, wanted)
+            progress.stay(lot, unfit)
+            await self._mend_lot(lot, new, by, progress)
+            yield progress
+
+    async def mend_many(self, tenant: str, mended: Mapping[str, bytes], by: str) -> Progress:
+        """Gives each record, by its id, a body of its own; what is unfit stays as it was.
+
+        Raises NotFoundError for an id of none.
+        """
+        progress = Progress()
+        async for lot, some in self.quarantine.named(tenant, mended):
+            new = {number: mended[lot.id_of(number)] for number in some}
+            await self._mend_lot(lot, new, by, progress)
+        return progress
+
+    # Lots.
+
+    async def _chosen(self, tenant: str, many: Many) -> AsyncIterator[tuple[Lot, list[int]]]:
+        """The lots of those that wait and are meant, with their numbers."""
+        many.check()
+        wanted = many.wanted
+        if many.ids:
+            async for lot, some in self.quarantine.named(tenant, sorted(many.ids)):
+                yield lot, [number for number in sorted(some) if lot.states[number] in WAITING]
+            return
+        await self.sources.get(tenant, wanted.source)
+        async for lot in self.quarantine.lots(tenant, wanted):
+            chosen = [
+                number
+                for number, held in lot.held.items()
+                if wanted.holds(lot.states[number], held)
+            ]
+            if chosen:
+                yield lot, chosen
+
+    async def _one(self, tenant: str, identifier: str) -> tuple[Lot, int]:
+        async for lot, some in self.quarantine.named(tenant, [identifier]):
+            return lot, next(iter(some))
+        raise AssertionError("A record that is found has a lot.")
+
+    async def _leave_many(
+        self, tenant: str, many: Many, way: Way, by: str
+    ) -> AsyncIterator[Progress]:
+        progress = Progress()
+        async for lot, chosen in self._chosen(tenant, many):
+            await self._leave(lot, chosen, way, by, progress)
+            yield progress
+
+    async def _leave(
+        self, lot: Lot, chosen: Sequence[int], way: Way, by: str, progress: Progress
+    ) -> bool:
+        """Has what is fit leave; answers whether this call, or one that it repeats, did so."""
+        cause = self.journal.this_call()
+
+        unfit: dict[int, str] = {}
+
+        async def attempt(lot: Lot) -> Entry | None:
+            nonlocal unfit
+            waiting = [number for number in chosen if lot.states[number] in WAITING]
+            leaving, unfit = await self._leaving(lot, waiting, way)
+            if not leaving.numbers:
+                return None
+            state = lot.resolution.model_copy(update={"leaving": leaving})
+            return await self._append(lot, cause, _claimed(way), state, by)
+
+        seen = await self.journal.store.by_cause(lot.aggregate, cause)
+        claim = seen or await self._tried(lot, by, attempt)
+        progress.stay(lot, unfit)
+        if claim is None:
+            return False
+        leaving = resolution_of(claim).leaving
+        if leaving is None:
+            raise ConflictError(
+                f"A call under the same key did something else about {lot.name}.",
+                which=lot.name,
+                next_step="Use another idempotency key.",
+            )
+        await self._finish(lot, claim, leaving, by)
+        progress.done += sum(leaving.reasons.values())
+        return True
+
+    async def _tried(
+        self, lot: Lot, by: str, attempt: Callable[[Lot], Awaitable[Entry | None]]
+    ) -> Entry | None:
+        """The attempt's entry, on the lot as it stands then; another's claim is finished first."""
+        for _ in range(DECIDE_TRIES_MAX):
+            said = await self.journal.latest(lot.aggregate)
+            if said is not None and (leaving := resolution_of(said).leaving) is not None:
+                await self._finish(lot, said, leaving, by)
+                lot = await self.quarantine.lot(lot.entry, lot.first)
+            elif (said.version if said else 0) != lot.version:
+                lot = await self.quarantine.lot(lot.entry, lot.first)
+            try:
+                return await attempt(lot)
+            except VersionTakenError:
+                lot = await self.quarantine.lot(lot.entry, lot.first)
+            except CauseSeenError as seen:
+                return seen.entry
+        raise ConflictError(
+            f"The records of {lot.name} changed {DECIDE_TRIES_MAX} times meanwhile.",
+            which=lot.name,
+            next_step="Try again.",
+        )
+
+    async def _leaving(
+        self, lot: Lot, waiting: Sequence[int], way: Way
+    ) -> tuple[Leaving, dict[int, str]]:
+        """Those that can leave, and why others cannot; of what is sent in the rows are stored."""
+        if way == "discarded":
+            reasons = Counter(lot.held[number].reason for number in waiting)
+            return Leaving(way=way, numbers=numbers.written(waiting), reasons=reasons), {}
+        terms = await self.sources.terms(lot.tenant, lot.source)
+        said = await self._bodies(lot, waiting)
+        rows, unfit = await asyncio.to_thread(_fit_rows, terms, lot, said)
+        chunks: list[StoredChunk] = []
+        if rows:
+            gathered = await asyncio.to_thread(gather_rows, terms.checker, [*rows.values()])
+            if gathered.accepted_rows != len(rows):
+                raise ValueError(f"Rows of {lot.name} were judged in two ways.")
+            chunks, _ = await self.streams.store(lot.tenant, gathered)
+        leaving = Leaving(
+            way=way,
+            numbers=numbers.written(rows),
+            reasons=Counter(lot.held[number].reason for number in rows),
+            chunks=tuple(chunks),
+            contract_revision=terms.revision,
+        )
+        return leaving, unfit
+
+    async def _finish(self, lot: Lot, claim: Entry, leaving: Leaving, by: str) -> None:
+        tenant, source = lot.tenant, lot.source
+
+        async def decide(latest: Entry | None) -> Change:
+            position = position_of(latest, tenant, source, REPLAY)
+            state = position.after(
+                next_offset=0,
+                contract_revision=leaving.contract_revision,
+                chunks=leaving.chunks,
+                held=(),
+                traceparent=telemetry.traceparent(),
+                discarded=sum(leaving.reasons.values()) if leaving.way == "discarded" else 0,
+                left=leaving.reasons,
+            )
+            return change(_done(leaving.way), state)
+
+        cause = f"{lot.name}@{claim.version}"
+        await self.journal.decide(stream(tenant, source, REPLAY), cause, by, decide)
+        self.notice(tenant, source)
+        before = resolution_of(claim)
+        gone = numbers.read(getattr(before, leaving.way)) | numbers.read(leaving.numbers)
+        state = before.model_copy(
+            update={
+                leaving.way: numbers.written(gone),
+                "left": dict(Counter(before.left) + Counter(leaving.reasons)),
+                "leaving": None,
+            }
+        )
+        told = Change(_done(leaving.way), state.model_dump(mode="json"))
+        # Another may have said so meanwhile.
+        with contextlib.suppress(VersionTakenError, CauseSeenError):
+            await self.journal.append(lot.aggregate, claim.version, f"{cause}:left", told, by)
+
+    async def _mend_lot(
+        self, lot: Lot, new: Mapping[int, bytes], by: str, progress: Progress
+    ) -> None:
+        """Gives records new bodies; those that are unfit, or have left, stay as they were."""
+        terms = await self.sources.terms(lot.tenant, lot.source)
+        fit, unfit = await asyncio.to_thread(_fit_bodies, terms, new)
+        progress.stay(lot, unfit)
+        if not fit:
+            return
+        cause = self.journal.this_call()
+        mended: set[int] = set()
+
+        async def attempt(lot: Lot) -> Entry | None:
+            mended.clear()
+            mended.update(number for number in fit if lot.states[number] in WAITING)
+            if not mended:
+                return None
+            given = await self.quarantine.bodies(lot.tenant, lot.resolution)
+            given |= {number: (lot.version + 1, fit[number]) for number in mended}
+            content = await asyncio.to_thread(written_bodies, given)
+            await self.objects.put(f"{lot.tenant}/mended/{digest(content)}", content)
+            chunk = StoredChunk(sha256=digest(content), rows=len(given), size_bytes=len(content))
+            state = lot.resolution.model_copy(update={"mended": chunk})
+            return await self._append(lot, cause, "RecordsMended", state, by)
+
+        await self._tried(lot, by, attempt)
+        progress.done += len(mended)
+        progress.stay(
+            lot, dict.fromkeys(sorted(fit.keys() - mended), "It left quarantine meanwhile.")
+        )
+
+    async def _append(self, lot: Lot, cause: str, type_: str, state: Resolution, by: str) -> Entry:
+        told = Change(type_, state.model_dump(mode="json"))
+        return await self.journal.append(lot.aggregate, lot.version, cause, told, by)
+
+    async def _bodies(self, lot: Lot, chosen: Iterable[int]) -> dict[int, bytes]:
+        """What each record says: as it was mended, or else as it came; b"" where it has no row."""
+        said: dict[int, bytes] = {}
+        for number in chosen:
+            held = lot.held[number]
+            as_it_came = b"" if held.reason in WITHOUT_A_ROW else held.row
+            said[number] = await self.quarantine.mended(lot, number) or as_it_came
+        return said
+
+
+def _changed(
+    said: Mapping[int, bytes], wanted: Sequence[changes.Change]
+) -> tuple[dict[int, bytes], dict[int, str]]:
+    """The new bodies of records, and of those that the changes do not fit why."""
+    new: dict[int, bytes] = {}
+    unfit: dict[int, str] = {}
+    for number, body in said.items():
+        try:
+            new[number] = orjson.dumps(changes.changed(_row(body), wanted))
+        except changes.DoesNotApplyError as error:
+            unfit[number] = str(error)
+    return new, unfit
+
+
+def _fit_bodies(terms: Terms, new: Mapping[int, bytes]) -> tuple[dict[int, bytes], dict[int, str]]:
+    """Those that keep to the contract, and why others do not."""
+    why = {number: _unfit_body(terms, body) for number, body in new.items()}
+    fit = {number: body for number, body in new.items() if not why[number]}
+    return fit, {number: f"Mended so, it {text}" for number, text in why.items() if text}
+
+
+def _fit_rows(
+    terms: Terms, lot: Lot, said: Mapping[int, bytes]
+) -> tuple[dict[int, Row], dict[int, str]]:
+    """The rows of those that keep to the contract by now, and why others do not."""
+    rows: dict[int, Row] = {}
+    unfit: dict[int, str] = {}
+    for number, body in said.items():
+        held = lot.held[number]
+        fault = _fault(terms, body) if body else Violation("unparsable", held.detail)
+        if fault is not None:
+            unfit[number] = fault.detail
+            continue
+        rows[number] = Row(
+            position=number,
+            identity=held.identity or f"/quarantine {lot.id_of(number)}",
+            occurred_us=_occurred_us(held, lot.entry),
+            value=bodies.parse(body),
+            body=body,
+            origin=held.origin,
+        )
+    return rows, unfit
+
+
+def _row(body: bytes) -> Any:
+    try:
+        return bodies.parse(body) if body else None
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _unfit_body(terms: Terms, body: bytes) -> str:
+    """Why a body is no mended record; "" where it is one."""
+    if len(body) > RECORD_BYTES_MAX:
+        return f"has {len(body)} bytes; a record has at most {RECORD_BYTES_MAX}."
+    fault = _fault(terms, body)
+    return f"still breaks the contract: {fault.detail}" if fault else ""
+
+
+def _fault(terms: Terms, body: bytes) -> Violation | None:
+    try:
+        verdict = terms.checker.exact(bodies.parse(body))
+    except orjson.JSONDecodeError as error:
+        return unparsable(body, error)
+    return verdict if isinstance(verdict, Violation) else None
+
+
+def _occurred_us(held: Held, entry: Entry) -> int:
+    """When it occurred; of one whose time was wrong, when it came."""
+    if held.reason != "future":
+        return held.occurred_us
+    return min(held.occurred_us, microseconds(entry.at))
+
+
+def _left(resolution: Resolution) -> frozenset[int]:
+    """The numbers of those that have left, or are about to."""
+    leaving = numbers.read(resolution.leaving.numbers) if resolution.leaving else frozenset()
+    return numbers.read(resolution.replayed) | numbers.read(resolution.discarded) | leaving
+
+
+def _has_left(identifier: str, resolution: Resolution, number: int) -> PreconditionError:
+    way: Way = "replayed"
+    if number in numbers.read(resolution.discarded):
+        way = "discarded"
+    return PreconditionError(
+        f"The record {identifier} was {way} already.",
+        which=identifier,
+        next_step="Publish a new event to change what it said.",
+    )
+
+
+def _claimed(way: Way) -> str:
+    return "ReplayClaimed" if way == "replayed" else "DiscardClaimed"
+
+
+def _done(way: Way) -> str:
+    return "RecordsReplayed" if way == "replayed" else "RecordsDiscarded"
