@@ -40,7 +40,7 @@ class InferenceReferences:
         kept = self._kept.get(series)
         if kept is None:
             version, content = await self._read(series)
-            kept = await asyncio.to_thread(_reference, version, content)
+            kept = await asyncio.to_thread(reference_of, version, content)
             self._kept[series] = kept
             if len(self._kept) > REFERENCES_KEPT_MAX:
                 self._kept.popitem(last=False)
@@ -93,7 +93,7 @@ async def _file(call: Any, series: Series) -> bytes:
     return bytes(content)
 
 
-def _reference(version: pb.ModelVersion, content: bytes) -> Reference:
+def reference_of(version: pb.ModelVersion, content: bytes) -> Reference:
     """Raises IntegrityError when the bytes are not a table."""
     try:
         table = pq.read_table(io.BytesIO(content)).slice(0, REFERENCE_ROWS_MAX)
@@ -129,7 +129,7 @@ def _answers(table: pa.Table) -> Column:
     if PREDICTION not in table.column_names:
         return np.empty((len(table), 0))
     column = table.column(PREDICTION).combine_chunks()
-    if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
+    if not pa.types.is_nested(column.type):
         return _column(table, PREDICTION).reshape(len(table), 1)
     values = np.asarray(column.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False))
     return values.reshape(len(table), -1)
