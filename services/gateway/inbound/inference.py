@@ -33,6 +33,10 @@ from services.gateway.core.predicting import (
 # Messages of one stream that are being answered at a time; more wait for their answers.
 STREAM_IN_FLIGHT_MAX = 16
 
+# Triton's names for it:
+# https://github.com/triton-inference-server/server/blob/main/docs/user_guide/decoupled_models.md
+MARK_FINAL, FINAL = "triton_enable_empty_final_response", "triton_final_response"
+
 Answer = pb.ModelStreamInferResponse
 
 
@@ -103,6 +107,8 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
 
     async def _answer(self, message: pb.ModelInferRequest) -> Answer:
         who = caller()
+        # Asks that the last answer to a question be marked; here each question has one answer.
+        marked = message.parameters.pop(MARK_FINAL, pb.InferParameter()).bool_param
         question = Question(
             tenant=who.tenant,
             subject=who.subject,
@@ -115,8 +121,15 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         except BasaltError as error:
             # The protocol's way: one message failed, the stream goes on.
             failed = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
+            _mark(failed, marked)
             return pb.ModelStreamInferResponse(error_message=str(error), infer_response=failed)
+        _mark(answer, marked)
         return pb.ModelStreamInferResponse(infer_response=answer)
+
+
+def _mark(answer: pb.ModelInferResponse, final: bool) -> None:
+    if final:
+        answer.parameters[FINAL].bool_param = True
 
 
 def _metadata(found: ModelDescription) -> pb.ModelMetadataResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -56,7 +57,13 @@ STATUS = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
-_INFLATE_BITS = {"gzip": 31, "deflate": 15}  # zlib's names for the two formats.
+_GZIP = ("gzip", "x-gzip")
+_INFLATE_BITS = {**dict.fromkeys(_GZIP, 31), "deflate": 15}  # zlib's names for the two formats.
+# Of a body that is too large so much more is read, so that its sender hears why it is refused.
+DRAINED_BYTES_MAX = 4 * BODY_BYTES_MAX
+# Compressed bytes that are opened in one go; and members of a gzip body.
+INFLATED_AT_ONCE, MEMBERS_MAX = 64 * 1024, 1_000
+GZIP_BYTES_MIN, GZIP_LEVEL = 1_024, 1
 _METHOD = "inference.GRPCInferenceService"
 
 Handler = Callable[[Request, Caller], Awaitable[Response]]
@@ -93,7 +100,7 @@ class Rest:
                 try:
                     who = self._admitted(request, name)
                     span.set_attribute(telemetry.TENANT, who.tenant)
-                    return await handler(request, who)
+                    return await _encoded(request, await handler(request, who))
                 except BasaltError as error:
                     return failure(error)
                 except ClientDisconnect:
@@ -152,8 +159,20 @@ class Rest:
         return Response(content, media_type="application/octet-stream", headers=headers)
 
 
+class TooLargeError(LimitError):
+    """A body over the limit: of HTTP's statuses another one than for too many calls."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"The request is over {BODY_BYTES_MAX} bytes, the limit of a REST body.",
+            which="BODY_BYTES_MAX",
+            next_step="Send fewer rows at a time, or use binary data or gRPC.",
+        )
+
+
 def failure(error: BasaltError) -> Response:
-    return _error(STATUS.get(error.code, 500), str(error))
+    status = 413 if isinstance(error, TooLargeError) else STATUS.get(error.code, 500)
+    return _error(status, str(error))
 
 
 def _error(status: int, text: str) -> Response:
@@ -207,37 +226,80 @@ async def _aside(size: int, work: Callable[[], Any]) -> Any:
 
 async def _body(request: Request) -> bytes:
     body = bytearray()
+    left_out = 0
     async for part in request.stream():
-        body += part
-        if len(body) > BODY_BYTES_MAX:
-            raise _too_large()
-    encoding = request.headers.get("content-encoding", "identity").lower()
+        if len(body) + len(part) > BODY_BYTES_MAX:
+            # Who is still sending hears an answer only once somebody has read that.
+            left_out += len(part)
+            if left_out > DRAINED_BYTES_MAX:
+                break
+        elif not left_out:
+            body += part
+    if left_out:
+        raise TooLargeError
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding == "identity":
         return bytes(body)
-    return await _aside(len(body), lambda: _inflated(bytes(body), encoding))
+    return await _aside(len(body), lambda: inflated(bytes(body), encoding))
 
 
-def _inflated(body: bytes, encoding: str) -> bytes:
+def inflated(body: bytes, encoding: str) -> bytes:
+    """A body without its encoding: of gzip any number of members one after the other (RFC 1952).
+
+    Raises InvalidInputError for one that is cut off or goes on as something else, TooLargeError.
+    """
     bits = _INFLATE_BITS.get(encoding)
     if bits is None:
         raise InvalidInputError(
-            f"The content encoding {encoding} is not known.",
+            f"The content encoding {bounded(encoding)} is not known.",
             which="content-encoding",
             next_step="Use gzip or deflate.",
         )
-    inflater = zlib.decompressobj(bits)
+    view, at, members = memoryview(body), 0, 0
+    content = bytearray()
     try:
-        content = inflater.decompress(body, BODY_BYTES_MAX)
+        while at < len(view) or not members:
+            members += 1
+            if members > (MEMBERS_MAX if encoding in _GZIP else 1):
+                raise zlib.error("too much follows its end")
+            inflater = zlib.decompressobj(bits)
+            while not inflater.eof:
+                if at >= len(view):
+                    raise InvalidInputError(
+                        f"The body ends in the middle of its {encoding}.",
+                        which="body",
+                        next_step="Send all of it.",
+                    )
+                part = view[at : at + INFLATED_AT_ONCE]
+                content += inflater.decompress(part, BODY_BYTES_MAX + 1 - len(content))
+                if len(content) > BODY_BYTES_MAX:
+                    raise TooLargeError
+                at += len(part) - len(inflater.unused_data)
     except zlib.error as error:
-        raise InvalidInputError(f"The body is not {encoding}.", which="body") from error
-    if inflater.unconsumed_tail:
-        raise _too_large()
-    return content
+        raise InvalidInputError(f"The body is not {encoding}: {error}.", which="body") from error
+    return bytes(content)
 
 
-def _too_large() -> LimitError:
-    return LimitError(
-        f"The request is over {BODY_BYTES_MAX} bytes, the limit of a REST body.",
-        which="BODY_BYTES_MAX",
-        next_step="Send fewer rows at a time, or use binary data or gRPC.",
-    )
+def _accepts_gzip(given: str) -> bool:
+    """Whether a caller takes gzip (RFC 9110, 12.5.3): by name or *, and not with a weight of 0."""
+    weights: dict[str, bool] = {}
+    for each in given.lower().split(","):
+        coding, *parameters = (part.strip() for part in each.split(";"))
+        weight = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+        weights[coding] = weight.strip("0.") != ""
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", False)))
+
+
+async def _encoded(request: Request, response: Response) -> Response:
+    """The response as its caller takes it: compressed, where that is asked for and saves much."""
+    if len(response.body) < GZIP_BYTES_MIN:
+        return response
+    response.headers["vary"] = "accept-encoding"
+    if not _accepts_gzip(request.headers.get("accept-encoding", "")):
+        return response
+    content = bytes(response.body)
+    packed = await _aside(len(content), lambda: gzip.compress(content, GZIP_LEVEL, mtime=0))
+    response.body = packed
+    response.headers["content-encoding"] = "gzip"
+    response.headers["content-length"] = str(len(packed))
+    return response

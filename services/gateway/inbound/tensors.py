@@ -7,7 +7,8 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +25,8 @@ BINARY = "binary_data"
 BINARY_ALL = "binary_data_output"
 TENSORS_MAX = 256
 LENGTH_BYTES = 4
+# Some write it before their JSON; RFC 8259 lets whoever reads it pass over it.
+BOM = b"\xef\xbb\xbf"
 _SEND = "Send the Open Inference Protocol's JSON, version 2: an object with `inputs`."
 _STYLE = orjson.OPT_SERIALIZE_NUMPY
 
@@ -54,10 +57,8 @@ def request_of(
             which="Inference-Header-Content-Length",
             next_step="Give the length of the JSON part.",
         )
-    header = _header(body[:split])
-    request = pb.ModelInferRequest(
-        model_name=model, model_version=version, id=str(header.get("id", ""))
-    )
+    header = _header(body[:split].removeprefix(BOM))
+    request = pb.ModelInferRequest(model_name=model, model_version=version, id=_id(header))
     blobs = _Blobs(memoryview(body)[split:])
     for given in _objects(header.get("inputs"), "inputs"):
         _add_input(request, given, blobs)
@@ -157,6 +158,16 @@ def _objects(value: Any, what: str) -> list[Json]:
     return value
 
 
+def _id(header: Json) -> str:
+    """The caller's name for the request; null is none."""
+    given = header.get("id")
+    if given is not None and not isinstance(given, str):
+        raise InvalidInputError(
+            "The request's `id` is no text.", which="id", next_step='Write "7" instead of 7.'
+        )
+    return given or ""
+
+
 def _name(given: Json) -> str:
     name = given.get("name")
     if not isinstance(name, str) or not name:
@@ -191,7 +202,7 @@ def _add_input(request: pb.ModelInferRequest, given: Json, blobs: _Blobs) -> Non
     if BINARY_SIZE in parameters:
         raw = blobs.take(name, parameters.pop(BINARY_SIZE))
     elif "data" in given:
-        raw = _raw(name, datatype, given["data"])
+        raw = _raw(name, datatype, shape, given["data"])
     else:
         raise InvalidInputError(f"The input {name} has neither data nor {BINARY_SIZE}.", which=name)
     tensor = request.inputs.add(name=name, datatype=datatype, shape=shape)
@@ -199,22 +210,20 @@ def _add_input(request: pb.ModelInferRequest, given: Json, blobs: _Blobs) -> Non
     request.raw_input_contents.append(raw)
 
 
-def _raw(name: str, datatype: str, data: Any) -> bytes:
-    """The elements, row-major and little-endian. Lists may be nested or flat."""
-    if datatype == "BYTES":
-        return b"".join(_prefixed(name, each) for each in _flat(data))
+def _raw(name: str, datatype: str, shape: list[int], data: Any) -> bytes:
+    """The elements, row-major and little-endian. Lists are flat, or nested as the shape says."""
     dtype = DTYPES.get(datatype)
-    if dtype is None:
+    if dtype is None and datatype != "BYTES":
         raise InvalidInputError(
             f"The input {name} of {datatype} cannot be written in JSON.",
             which=name,
             next_step="Send it as binary data.",
         )
+    elements = _flat(name, shape, data)
+    if dtype is None:
+        return b"".join(_prefixed(name, each) for each in elements)
     try:
-        given = np.asarray(data)
-        if given.dtype == np.object_ or given.dtype.kind not in _KINDS[dtype.kind]:
-            raise ValueError(f"{_HELD.get(given.dtype.kind, 'a mixture')} was given")
-        return _held(given, dtype).tobytes()
+        return _held(elements, dtype).tobytes()
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInputError(
             f"The data of the input {name} are no {datatype}: {error}.",
@@ -223,35 +232,75 @@ def _raw(name: str, datatype: str, data: Any) -> bytes:
         ) from error
 
 
-def _held(given: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The numbers as that type. Raises ValueError or OverflowError for one that it cannot hold."""
-    whole = dtype.kind in "iu"
-    if whole and given.size:
+def _flat(name: str, shape: list[int], data: Any) -> list[Any]:
+    """The elements of a list, which is flat or nested as the shape says."""
+    level: list[Any] = data if isinstance(data, list) else [data]
+    nested = [len(level)]
+    while level and isinstance(level[0], list):
+        lengths = {len(each) if isinstance(each, list) else -1 for each in level}
+        if len(lengths) > 1 or len(nested) > len(shape):
+            raise _misshapen(name, shape, "is nested unevenly, or more deeply")
+        nested.append(lengths.pop())
+        level = list(itertools.chain.from_iterable(level))
+    if len(nested) > 1 and nested != shape:
+        raise _misshapen(name, shape, f"is nested as {nested}")
+    if len(level) != math.prod(shape):
+        raise _misshapen(name, shape, f"has {len(level)} elements")
+    return level
+
+
+def _misshapen(name: str, shape: list[int], what: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"The data of the input {name} {what}, and its shape is {shape}.",
+        which=name,
+        next_step="Give a flat list of all elements, or lists in lists as the shape says.",
+    )
+
+
+def _held(given: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The values as that type. Raises ValueError or OverflowError for one that it cannot hold."""
+    kinds = set(map(type, given))
+    if odd := kinds - _TYPES[dtype.kind]:
+        raise ValueError(f"{' and '.join(sorted(_NAMES[each] for each in odd))} was given")
+    if dtype.kind not in "iu":
+        with np.errstate(over="ignore"):
+            made = np.array(given, dtype=np.float64 if dtype.kind == "f" else dtype).astype(dtype)
+        # JSON has no infinity, so one that is there now was a number too large.
+        if dtype.kind == "f" and np.isinf(made).any():
+            raise ValueError(f"{given[int(np.isinf(made).argmax())]} cannot be represented")
+        return made
+    whole: list[int] = [_whole(each) for each in given] if float in kinds else given
+    if whole:
         bounds = np.iinfo(dtype)
-        for extreme in (given.min(), given.max()):
-            # Compared as Python's own: a float would take 2**63 for the largest INT64.
-            if not bounds.min <= int(extreme) <= bounds.max:
+        for extreme in (min(whole), max(whole)):
+            if not bounds.min <= extreme <= bounds.max:
                 raise ValueError(f"{extreme} is outside {bounds.min} to {bounds.max}")
-    with np.errstate(over="ignore"):
-        made = given.astype(dtype)
-    # JSON has no infinity, so one that is there now was a number too large.
-    lost = made != given if whole else np.isinf(made)
-    if lost.any():
-        raise ValueError(f"{given[lost][0]} cannot be represented")
-    return made
+    return np.array(whole, dtype=dtype)
 
 
-# What JSON's values become in numpy, by what is asked for. An empty list becomes a float.
-_KINDS = {"b": "b", "i": "iuf", "u": "iuf", "f": "iuf"}
-_HELD = {"b": "true or false", "i": "a number", "u": "a number", "f": "a number", "U": "text"}
+def _whole(number: float) -> int:
+    """A whole number that was written with a point; beyond 2**53 nobody knows which it was."""
+    if isinstance(number, float) and not (number.is_integer() and abs(number) < 2.0**53):
+        raise ValueError(f"{number} cannot be represented")
+    return int(number)
 
 
-def _flat(data: Any) -> Iterable[Any]:
-    if isinstance(data, list):
-        for each in cast("list[Any]", data):
-            yield from _flat(each)
-    else:
-        yield data
+# What JSON's values are in Python, by the kind that is asked for.
+_TYPES: dict[str, frozenset[type]] = {
+    "b": frozenset({bool}),
+    "i": frozenset({int, float}),
+    "u": frozenset({int, float}),
+    "f": frozenset({int, float}),
+}
+_NAMES = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    dict: "an object",
+    list: "a list",
+    type(None): "null",
+}
 
 
 def _prefixed(name: str, element: Any) -> bytes:
@@ -297,6 +346,8 @@ def _texts(name: str, raw: bytes) -> list[str]:
 
 def _set_parameters(target: Any, parameters: Json) -> None:
     for name, value in parameters.items():
+        if value is None:
+            continue
         if isinstance(value, bool):
             target[name].bool_param = value
         elif isinstance(value, int):

@@ -60,7 +60,9 @@ def test_numbers_that_json_does_not_know_become_null() -> None:
         ("FP32", -1e60, "-1e\\+60 cannot be represented"),
         ("INT8", 300, "300 is outside -128 to 127"),
         ("INT8", 1.5, "1.5 cannot be represented"),
-        ("INT64", 2.0**63, "e\\+18 is outside"),
+        ("INT64", 2.0**63, "e\\+18 cannot be represented"),
+        ("UINT64", 2**64 + 2.0**20, "e\\+19 cannot be represented"),
+        ("INT64", 2.0**53, "cannot be represented"),
         ("UINT64", -1, "-1 is outside 0 to"),
     ],
 )
@@ -79,6 +81,128 @@ def test_the_largest_numbers_are_taken(datatype: str, value: float) -> None:
     assert np.frombuffer(made.raw_input_contents[0], DTYPES[datatype])[0] == DTYPES[datatype].type(
         value
     )
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [
+        ("INT64", [2**53 + 1, 1.0, -(2**63)]),
+        ("UINT64", [2**64 - 1, 0, 2**63 + 1]),
+        ("INT64", [2**63 - 1, 2**53 + 3, 4]),
+        ("FP64", [0.1, 1e-300, 2**53]),
+    ],
+)
+def test_numbers_are_exact_to_their_last_digit(datatype: str, values: list[float]) -> None:
+    made, _ = request_of("m", "", body(datatype=datatype, shape=[3], data=values), None)
+    (raw,) = made.raw_input_contents
+    assert np.frombuffer(raw, DTYPES[datatype]).tolist() == values
+    answer = pb.ModelInferResponse(raw_output_contents=[raw])
+    answer.outputs.add(name="y", datatype=datatype, shape=[3])
+    assert json.loads(answer_of(answer, JSON_ONLY)[0])["outputs"][0]["data"] == values
+
+
+def test_single_precision_is_written_as_short_as_it_is() -> None:
+    answer = pb.ModelInferResponse(raw_output_contents=[np.float32([0.1, 16777216]).tobytes()])
+    answer.outputs.add(name="y", datatype="FP32", shape=[2])
+    assert b'"data":[0.1,16777216.0]' in answer_of(answer, JSON_ONLY)[0]
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "INT8", "UINT64", "FP16"])
+@pytest.mark.parametrize("value", [True, False, None, "1", {"a": 1}])
+def test_what_is_no_number_is_refused_among_numbers(datatype: str, value: Any) -> None:
+    for values in ([value], [1, value]):
+        content = body(datatype=datatype, shape=[len(values)], data=values)
+        with pytest.raises(InvalidInputError, match=f"input x are no {datatype}: .* was given"):
+            request_of("m", "", content, None)
+
+
+@pytest.mark.parametrize("value", [0, 1, 1.0, "true", None])
+def test_what_is_no_boolean_is_refused_among_booleans(value: Any) -> None:
+    with pytest.raises(InvalidInputError, match="are no BOOL"):
+        request_of("m", "", body(datatype="BOOL", shape=[2], data=[True, value]), None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [
+        ([2, 2], [1, 2, 3, 4]),
+        ([2, 2], [[1, 2], [3, 4]]),
+        ([1, 2, 1], [[[1], [2]]]),
+        ([0, 3], []),
+        ([], 5),
+        ([1], 5),
+        ([4], [1, 2, 3, 4]),
+    ],
+)
+def test_lists_are_flat_or_nested_as_the_shape_says(shape: list[int], data: Any) -> None:
+    for datatype in ("FP32", "INT64"):
+        made, _ = request_of("m", "", body(datatype=datatype, shape=shape, data=data), None)
+        (raw,) = made.raw_input_contents
+        expected = np.asarray(data, DTYPES[datatype]).reshape(-1)
+        assert np.frombuffer(raw, DTYPES[datatype]).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [
+        ([2, 2], [[1, 2, 3, 4]]),
+        ([2, 2], [[1], [2], [3], [4]]),
+        ([2, 3], [[1, 2], [3, 4], [5, 6]]),
+        ([2, 2], [[1, 2], [3]]),
+        ([2, 2], [[1, 2], 3]),
+        ([2, 2], [[[1], [2]], [[3], [4]]]),
+        ([2], [1]),
+        ([2], [1, 2, 3]),
+        ([2], []),
+        ([1, 1], [[[[[1]]]]]),
+    ],
+)
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_lists_that_are_not_as_the_shape_says_are_refused(
+    datatype: str, shape: list[int], data: Any
+) -> None:
+    content = body(datatype=datatype, shape=shape, data=data)
+    with pytest.raises(InvalidInputError, match=r"and its shape is \[") as refused:
+        request_of("m", "", content, None)
+    assert refused.value.which == "x"
+
+
+def test_a_deeply_nested_list_is_refused_quickly() -> None:
+    data = "[" * 900 + "1" + "]" * 900
+    content = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": %s}]}'
+    with pytest.raises(InvalidInputError):
+        request_of("m", "", content % data.encode(), None)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [({}, ""), ({"id": None}, ""), ({"id": "7"}, "7"), ({"id": ""}, "")]
+)
+def test_an_id_is_text_or_none(given: dict[str, Any], taken: str) -> None:
+    assert request_of("m", "", json.dumps({"inputs": [], **given}).encode(), None)[0].id == taken
+
+
+@pytest.mark.parametrize("given", [7, 1.5, True, ["a"], {"a": 1}])
+def test_an_id_that_is_no_text_is_refused(given: Any) -> None:
+    with pytest.raises(InvalidInputError, match="`id` is no text"):
+        request_of("m", "", json.dumps({"inputs": [], "id": given}).encode(), None)
+
+
+def test_parameters_that_are_null_are_not_given() -> None:
+    tensor = {"name": "x", "datatype": "INT8", "shape": [1], "data": [1]}
+    asked = {
+        "inputs": [{**tensor, "parameters": {"a": None, "b": 1}}],
+        "outputs": [{"name": "y", "parameters": {"a": None}}],
+        "parameters": {"a": None, "priority": 3},
+    }
+    made, _ = request_of("m", "", json.dumps(asked).encode(), None)
+    assert list(made.inputs[0].parameters) == ["b"]
+    assert not made.outputs[0].parameters
+    assert list(made.parameters) == ["priority"]
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    content = b"\xef\xbb\xbf" + body(datatype="INT8", shape=[1], data=[1])
+    assert request_of("m", "", content, None)[0].raw_input_contents[0] == b"\x01"
 
 
 def test_binary_tensors_lie_behind_the_header_in_their_order() -> None:
