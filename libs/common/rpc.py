@@ -299,8 +299,12 @@ class Server:
         names: Sequence[str],
         tls: ServerTls | None = None,
         reflected: DescriptorPool | None = None,
+        neighbours: Sequence[str] = (),
     ) -> None:
-        """`reflected`: where reflection finds the messages, when not in the common pool."""
+        """`reflected`: where reflection finds the messages, when not in the common pool.
+
+        `neighbours`: services that answer at the same address, for reflection to list as well.
+        """
         self.listen = listen
         # The port that was taken, when `listen` leaves it open with port 0.
         self.port = 0
@@ -309,6 +313,7 @@ class Server:
         self._names = names
         self._tls = tls
         self._reflected = reflected
+        self._neighbours = neighbours
         self._server: grpc.aio.Server | None = None
         # The asyncio servicer; the package's stubs do not know of it.
         self.health = cast("Any", health).aio.HealthServicer()
@@ -322,9 +327,8 @@ class Server:
         for register in self._register:
             register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
-        reflection.enable_server_reflection(
-            [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], server, self._reflected
-        )
+        listed = [*self._names, *self._neighbours, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(listed, server, self._reflected)
         try:
             at = clear_address(self.listen)
             if tls := tls_between(at, self._tls):

@@ -20,9 +20,10 @@ from services.gateway.core.envoy.listener import ACCESS_LOG
 from services.gateway.core.following import EnvoyFollower, LimitFollower, RouteFollower
 from services.gateway.core.limits import TenantLimits
 from services.gateway.core.predicting import Predicting
-from services.gateway.core.site import site
+from services.gateway.core.site import SERVICES, site
 from services.gateway.inbound.events import event_routes
-from services.gateway.inbound.inference import InferenceServicer, reflected
+from services.gateway.inbound.inference import InferenceServicer
+from services.gateway.inbound.reflected import reflected
 from services.gateway.inbound.rest import Rest
 from services.gateway.inbound.rpc import GatewayServicer
 from services.gateway.outbound.dispatcher import DispatcherSocket
@@ -62,6 +63,7 @@ def build(settings: Settings) -> Service:
         [inference.RPC_NAME],
         base.tls,
         reflected(),
+        sorted(SERVICES),
     )
     rest = Rest(predicting, base.verifier, policy, _version())
 

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import grpc.aio
-from google.protobuf import descriptor_pb2, descriptor_pool
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from libs.common import telemetry
 from libs.common.errors import BasaltError
@@ -141,13 +138,3 @@ def _metadata(found: ModelDescription) -> pb.ModelMetadataResponse:
         inputs=[kind(name=t.name, datatype=t.datatype, shape=t.shape) for t in found.inputs],
         outputs=[kind(name=t.name, datatype=t.datatype, shape=t.shape) for t in found.outputs],
     )
-
-
-def reflected() -> descriptor_pool.DescriptorPool:
-    """What reflection shows of the door; the protocol's messages are in a pool of their own."""
-    pool = descriptor_pool.DescriptorPool()
-    for file in (pb.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        described = descriptor_pb2.FileDescriptorProto()
-        file.CopyToProto(described)
-        pool.Add(described)
-    return pool

@@ -17,6 +17,7 @@ from libs.common.pb.basalt.v1.gateway_pb2_grpc import GatewayServiceStub
 from libs.common.pb.basalt.v1.ingest_pb2_grpc import IngestServiceStub
 from libs.common.pb.basalt.v1.security_pb2_grpc import IdentityServiceStub
 from libs.common.pb.inference import grpc_inference_service_pb2 as pb
+from services.gateway.core.site import SERVICES
 from tests.support.door import Door, digest, outcome, request
 from tests.support.eventually import eventually
 from tests.support.tokens import KeyRing
@@ -235,6 +236,43 @@ async def test_health_and_reflection_are_open(shared_door: Door) -> None:
     names = {each.name for each in listed.list_services_response.service}
     assert "inference.GRPCInferenceService" in names
     assert described.file_descriptor_response.file_descriptor_proto
+
+
+async def test_reflection_knows_every_service_behind_the_door_and_its_methods(
+    shared_door: Door,
+) -> None:
+    """As grpcurl asks before it describes a method, and ghz before it calls one."""
+    methods = [
+        "inference.GRPCInferenceService.ModelInfer",
+        "basalt.v1.IngestService.PutSource",
+        "basalt.v1.ModelService.ListModels",
+        "basalt.v1.GatewayService.GetDoor",
+        "basalt.v1.QuarantineFilter",
+        "google.protobuf.Timestamp",
+    ]
+    unknown = ["basalt.v1.IngestService.Nothing", "basalt.v1.Nothing", "", "..", "x"]
+    async with shared_door.channel() as channel:
+        asked = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            iter(
+                [
+                    reflection_pb2.ServerReflectionRequest(list_services=""),
+                    *(
+                        reflection_pb2.ServerReflectionRequest(file_containing_symbol=each)
+                        for each in [*methods, *unknown]
+                    ),
+                ]
+            ),
+            timeout=10,
+        )
+        listed, *described = [each async for each in asked]
+
+    names = {each.name for each in listed.list_services_response.service}
+    assert names >= {*SERVICES, "inference.GRPCInferenceService", "grpc.health.v1.Health"}
+    for each in described[: len(methods)]:
+        assert each.file_descriptor_response.file_descriptor_proto
+    assert {each.error_response.error_code for each in described[len(methods) :]} == {
+        Code.NOT_FOUND.value[0]
+    }
 
 
 async def test_other_services_are_behind_the_same_door(shared_door: Door) -> None:

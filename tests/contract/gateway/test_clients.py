@@ -7,6 +7,7 @@ import gzip
 import http.client
 import json
 import queue
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from libs.common.pb.inference import grpc_inference_service_pb2 as oip
 from services.gateway.inbound.rest import BODY_BYTES_MAX
 from tests.support.door import Door, digest
 
@@ -265,6 +267,38 @@ async def test_answers_are_compressed_for_who_takes_that(
     assert (told.get("content-encoding") == "gzip") == packed
     assert answer["outputs"] == plain["outputs"]
     assert told["vary"] == "accept-encoding"
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+async def test_the_schemes_case_means_nothing(shared_door: Door, scheme: str) -> None:
+    more = {"authorization": f"{scheme} {shared_door.token()}"}
+    status, answer, _ = await ask(shared_door, "POST", INFER, question(), token=None, more=more)
+    assert (status, answer["model_version"]) == (200, "1")
+
+
+async def test_a_header_with_an_underscore_is_dropped(shared_door: Door) -> None:
+    more = {"x_trace_me": "1", "x_basalt_tenant": "umbrella", "x_basalt_subject": "eve"}
+    status, answer, _ = await ask(shared_door, "POST", INFER, question(), more=more)
+    assert (status, answer["model_version"]) == (200, "1")
+    async with shared_door.inference() as stub:
+        told = [*shared_door.bearer(), ("x_request_id", "7")]
+        live = await stub.ServerLive(oip.ServerLiveRequest(), metadata=told, timeout=10)
+        assert live.live
+
+
+async def test_http_1_0_is_answered(shared_door: Door) -> None:
+    def now() -> bytes:
+        host, port = shared_door.listen.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            token = shared_door.token()
+            connection.sendall(
+                f"GET /v2 HTTP/1.0\r\nauthorization: Bearer {token}\r\n\r\n".encode()
+            )
+            return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+    head, _, body = (await on_thread(now)).partition(b"\r\n\r\n")
+    assert head.split()[1] == b"200"
+    assert json.loads(body)["name"] == "basalt"
 
 
 async def test_readiness_needs_no_token(shared_door: Door) -> None:

@@ -59,7 +59,11 @@ def _tokens(inputs: Inputs) -> Json:
         "local_jwks": {
             "inline_string": json.dumps({"keys": [dict(key) for key in inputs.access.keys]})
         },
-        "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
+        # The scheme's case means nothing (RFC 9110, 11.1), and Envoy knows exact texts alone.
+        "from_headers": [
+            {"name": "authorization", "value_prefix": f"{scheme} "}
+            for scheme in ("Bearer", "bearer", "BEARER")
+        ],
         # Each service verifies the token again: what comes by another way gets no further.
         "forward": True,
         "claim_to_headers": [

@@ -21,6 +21,8 @@ ROUTES_FILE = "rds.json"
 ACCESS_LOG = "access.log"
 # Well below what the servers behind it read: longer ones would break connections that all share.
 HEADERS_BYTES_MAX_KB = 16
+# Of a request of HTTP/1.0, which names none; every host is the same here.
+DEFAULT_HOST = "basalt"
 CONCURRENT_STREAMS_MAX = 1_024
 STREAM_WINDOW_BYTES = 1024 * 1024
 CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
@@ -172,7 +174,13 @@ def _protocol_limits() -> Json:
         "max_request_headers_kb": HEADERS_BYTES_MAX_KB,
         "common_http_protocol_options": {
             "idle_timeout": seconds(IDLE_S_MAX),
-            "headers_with_underscores_action": "REJECT_REQUEST",
+            # Proxies read them in two ways; many clients send one that means nothing here.
+            "headers_with_underscores_action": "DROP_HEADER",
+        },
+        # Old clients and probes send no host.
+        "http_protocol_options": {
+            "accept_http_10": True,
+            "default_host_for_http_10": DEFAULT_HOST,
         },
         "http2_protocol_options": {
             "max_concurrent_streams": CONCURRENT_STREAMS_MAX,

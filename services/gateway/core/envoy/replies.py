@@ -30,10 +30,6 @@ ESCAPED_SLASH = (
     "The path holds a slash that is percent-encoded, and no name has one. Send the name as it was "
     "given; docs/reference/gateway.md has the paths."
 )
-UNDERSCORE = (
-    "A header's name has an underscore, which proxies read in two ways. Leave it out, or write - "
-    "instead."
-)
 MALFORMED = (
     "The request is no HTTP that the door takes: %RESPONSE_CODE_DETAILS%. Use an HTTP client that "
     "keeps to RFC 9110."
@@ -61,7 +57,6 @@ def replies(site: Site) -> Json:
         (_because("max_duration_timeout"), TOO_SLOW, 0),
         (_because("stream_idle_timeout"), TOO_SLOW, 0),
         (_because("path_normalization_failed"), ESCAPED_SLASH, 0),
-        (_because("unexpected_underscore"), UNDERSCORE, 0),
         (_status(400), MALFORMED, 0),
         (_flags("OM"), OVERLOADED, 0),
         (_flags("NR"), NO_ROUTE, 0),
