@@ -95,6 +95,11 @@ def trace_id() -> str:
     return f"{span.trace_id:032x}" if span.is_valid else ""
 
 
+def is_traceparent(text: str) -> bool:
+    """Whether it names a span (W3C Trace Context, 3.2)."""
+    return trace.get_current_span(parent(text)).get_span_context().is_valid if text else False
+
+
 def parent(traceparent: str) -> context.Context:
     """The context to start a span under, from a traceparent that came from elsewhere."""
     return propagate.extract({"traceparent": traceparent} if traceparent else {})

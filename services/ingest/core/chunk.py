@@ -23,6 +23,7 @@ import polars as pl
 import structlog
 from pydantic import BaseModel, ConfigDict
 
+from libs.common import telemetry
 from libs.common.unreadable import unreadable
 from services.ingest.core.cloudevents import Opened, open_event
 from services.ingest.core.limits import (
@@ -219,8 +220,12 @@ class Gathering:
             for held in judged.held
             if not self._known or content_digest(held) not in self._known
         ]
-        room = TRACES_MAX - len(self._traceparents)
-        self._traceparents |= dict.fromkeys(judged.traceparents[: max(room, 0)])
+        for each in judged.traceparents:
+            if len(self._traceparents) >= TRACES_MAX:
+                break
+            # One that is malformed ends its own record's trace, and nobody else's.
+            if telemetry.is_traceparent(each):
+                self._traceparents[each] = None
 
     def _judge_records(
         self, records: Sequence[UpstreamRecord], origin: str, large: frozenset[int]

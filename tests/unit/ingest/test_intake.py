@@ -70,6 +70,35 @@ async def test_a_chunk_continues_the_trace_of_its_first_record(
     assert PARENT.split("-")[1] in committed(entry).traceparent
 
 
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        "nonsense",
+        PARENT[:-4],
+        PARENT.upper(),
+        f"ff{PARENT[2:]}",
+        PARENT.replace("0af7651916cd43dd8448eb211c80319c", "0" * 32),
+        PARENT.replace("b7ad6b7169203331", "0" * 16),
+    ],
+)
+async def test_a_malformed_traceparent_ends_its_own_records_trace_alone(
+    ingest: Ingest, spans: Spans, malformed: str
+) -> None:
+    await ingest.take(
+        [
+            Record(at, each.value, [*headers(f"event-{at}"), ("traceparent", parent.encode())])
+            for at, (each, parent) in enumerate(
+                zip(RECORDS, [*[malformed] * 2, PARENT, OTHER], strict=False)
+            )
+        ]
+    )
+
+    (span,) = spans.named("commit chunk")
+    assert span.parent is not None
+    assert f"{span.parent.trace_id:032x}" == PARENT.split("-")[1]
+    assert [f"{link.context.trace_id:032x}" for link in span.links] == [OTHER.split("-")[1]]
+
+
 async def test_a_stream_that_begins_anew_keeps_what_it_had(ingest: Ingest) -> None:
     await ingest.take([record(0, width=None), *RECORDS[1:]])
     position = await ingest.intake.restart(await ingest.intake.position(TOPIC, 0), 0)
