@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from basalt.model import ROWS_A_CALL_MAX
 from libs.common import rpc, sharing
 from services.gateway.core import limits
 from services.gateway.core.envoy import configuration, listener, rates, routes
 from services.gateway.dispatcher import Limits
+from services.inference.core.artifacts import BATCH_SIZE_MAX
 
 REFERENCE = Path(__file__).parents[3] / "docs/reference/gateway.md"
 MIB = 1024 * 1024
@@ -43,12 +45,14 @@ SAID = [
     *(
         f"{what} at a time | {at_once} | {at_once // 2} |"
         for what, at_once in (
-            ("reads (`Get…`, `List…`)", sharing.READS_AT_ONCE),
+            ("reads (`Get…`, `List…`, `Count…`)", sharing.READS_AT_ONCE),
             ("uploads", sharing.UPLOADS_AT_ONCE),
             ("sealings", sharing.SEALINGS_AT_ONCE),
         )
     ),
     f"by /{rates.IPV6_PREFIX_BITS})",
+    f"| rows of one request | {BATCH_SIZE_MAX:,} of a model of the platform's; the Python client"
+    f" sends {ROWS_A_CALL_MAX} at a time |",
 ]
 
 
