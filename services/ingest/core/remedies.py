@@ -140,6 +140,8 @@ class Remedies:
         record = await self.quarantine.get(tenant, identifier)
         if record.state == "discarded":
             raise _has_left(identifier, Resolution(discarded=str(number)), number)
+        if record.state != "replayed" and made_here:
+            raise _another_call(lot)
         if record.state != "replayed":
             raise PreconditionError(
                 f"The record {identifier} still breaks the contract:"
@@ -241,12 +243,8 @@ class Remedies:
         if claim is None:
             return False
         leaving = resolution_of(claim).leaving
-        if leaving is None:
-            raise ConflictError(
-                f"A call under the same key did something else about {lot.name}.",
-                which=lot.name,
-                next_step="Use another idempotency key.",
-            )
+        if leaving is None or leaving.way != way:
+            raise _another_call(lot)
         await self._finish(lot, claim, leaving, by)
         progress.done += sum(leaving.reasons.values())
         return True
@@ -465,6 +463,14 @@ def _has_left(identifier: str, resolution: Resolution, number: int) -> Precondit
         f"The record {identifier} was {way} already.",
         which=identifier,
         next_step="Publish a new event to change what it said.",
+    )
+
+
+def _another_call(lot: Lot) -> ConflictError:
+    return ConflictError(
+        f"A call under the same key did something else about {lot.name}.",
+        which=lot.name,
+        next_step="Use another idempotency key.",
     )
 
 

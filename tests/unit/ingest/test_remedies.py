@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from libs.common.errors import (
+    ConflictError,
     DependencyError,
     InvalidInputError,
     NotFoundError,
@@ -28,6 +29,7 @@ from services.ingest.core.quarantine import EVERYTHING, Filter
 from services.ingest.core.remedies import Many, Progress
 from services.ingest.core.resolution import WAITING, State
 from services.ingest.core.streams import REPLAY, stream
+from tests.support.calling import called
 from tests.support.entries import Died, FaultyStore, UnreachableError
 from tests.support.upstream import CONTRACT, TENANT, Ingest, ingest_core, record, row
 
@@ -270,6 +272,29 @@ async def test_who_has_left_does_not_come_back(ingest: Ingest) -> None:
     await ingest.remedies.replay(TENANT, kept, "ada")
     assert (await discarded(ingest)).done == 0
     assert await states(ingest) == {"replayed": 1, "discarded": 1}
+
+
+async def test_a_key_is_for_one_thing(ingest: Ingest) -> None:
+    """Two records of one lot, or two ways out of it, under the key of one call."""
+    await ingest.take([record(0, width=150), record(1, width=150), record(2, width=150)])
+    first, second, third = (each.id for each in await ingest.held())
+    await ingest.put_source(WIDER)
+    remedies = ingest.remedies
+
+    for _ in range(2):
+        _, already = await called("ada", "key", remedies.replay(TENANT, first, "ada"))
+        assert not already
+    with pytest.raises(ConflictError, match="under the same key"):
+        await called("ada", "key", remedies.replay(TENANT, second, "ada"))
+    # One that is made again finds what it did, and leaves the rest as it was.
+    await called("ada", "key", replayed(ingest))
+    with pytest.raises(ConflictError, match="under the same key"):
+        await called("ada", "key", discarded(ingest, EVERYTHING, second))
+    body = {third: orjson.dumps(row(3))}
+    assert (await called("ada", "mending", remedies.mend_many(TENANT, body, "ada"))).done == 1
+    with pytest.raises(ConflictError, match="under the same key"):
+        await called("ada", "mending", remedies.replay(TENANT, third, "ada"))
+    assert await states(ingest) == {"replayed": 1, "held": 1, "mended": 1}
 
 
 async def test_nobody_means_everything_by_leaving_something_out(troubled: Ingest) -> None:
