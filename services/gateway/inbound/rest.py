@@ -228,19 +228,21 @@ async def _body(request: Request) -> bytes:
     body = bytearray()
     left_out = 0
     async for part in request.stream():
-        if len(body) + len(part) > BODY_BYTES_MAX:
-            # Who is still sending hears an answer only once somebody has read that.
-            left_out += len(part)
-            if left_out > DRAINED_BYTES_MAX:
-                break
-        elif not left_out:
+        if not left_out and len(body) + len(part) <= BODY_BYTES_MAX:
             body += part
+            continue
+        # Who is still sending hears an answer only once somebody has read that.
+        body.clear()
+        left_out += len(part)
+        if left_out > DRAINED_BYTES_MAX:
+            break
     if left_out:
         raise TooLargeError
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding == "identity":
         return bytes(body)
-    return await _aside(len(body), lambda: inflated(bytes(body), encoding))
+    # However few they are, nobody knows how many they become.
+    return await asyncio.to_thread(inflated, bytes(body), encoding)
 
 
 def inflated(body: bytes, encoding: str) -> bytes:

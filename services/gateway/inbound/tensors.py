@@ -192,7 +192,9 @@ def _add_input(request: pb.ModelInferRequest, given: Json, blobs: _Blobs) -> Non
             which=name,
             next_step=f"Use BYTES, BF16, {', '.join(DTYPES)}.",
         )
-    if not isinstance(shape, list) or not all(type(each) is int and each >= 0 for each in shape):
+    if not isinstance(shape, list) or not all(
+        type(each) is int and 0 <= each < 2**63 for each in shape
+    ):
         raise InvalidInputError(
             f"The input {name} has no shape of whole numbers.",
             which=name,

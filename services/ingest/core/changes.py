@@ -11,6 +11,7 @@ from libs.common.errors import InvalidInputError
 from services.ingest.core.violation import shown
 
 CHANGES_MAX = 100
+VALUE_BYTES_MAX = 64 * 1024
 # What JSON says exactly of whole numbers here; far more than any measure has.
 NUMBER_MAX = 2**63 - 1
 

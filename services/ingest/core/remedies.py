@@ -20,22 +20,21 @@ import orjson
 
 from libs.common import telemetry
 from libs.common.clock import Clock
-from libs.common.errors import ConflictError, InvalidInputError, PreconditionError
-from libs.common.journal import DECIDE_TRIES_MAX, Change, Journal, aggregate
+from libs.common.errors import ConflictError, InvalidInputError, LimitError, PreconditionError
+from libs.common.journal import DECIDE_TRIES_MAX, Change, Journal
 from libs.common.stores.ports import CauseSeenError, Entry, ObjectStore, VersionTakenError
 from services.ingest.core import bodies, changes, numbers
 from services.ingest.core.chunk import Held, Row, StoredChunk, digest, gather_rows
 from services.ingest.core.cloudevents import unparsable
 from services.ingest.core.intake import Notice
-from services.ingest.core.limits import RECORD_BYTES_MAX
+from services.ingest.core.limits import MEBIBYTE, RECORD_BYTES_MAX
 from services.ingest.core.moments import microseconds
 from services.ingest.core.quarantine import Filter, Lot, Quarantine, Quarantined
 from services.ingest.core.resolution import (
-    KIND,
     WAITING,
     Leaving,
-    Overlay,
     Resolution,
+    State,
     Way,
     resolution_of,
     written_bodies,
@@ -46,6 +45,8 @@ from services.ingest.core.violation import WITHOUT_A_ROW, Violation
 
 EXAMPLES_MAX = 3
 IDS_MAX = 1_000
+# Of the bodies that the records of a lot were given: they are held in memory together.
+MENDED_BYTES_MAX = 32 * MEBIBYTE
 
 
 @dataclass(slots=True)
@@ -104,29 +105,20 @@ class Remedies:
 
     async def mend(self, tenant: str, identifier: str, body: bytes, by: str) -> Quarantined:
         """Raises InvalidInputError while the body still breaks the contract: the record stays."""
-        record = await self.quarantine.get(tenant, identifier)
-        terms = await self.sources.terms(tenant, record.source)
-        why = _unfit_body(terms, body)
+        lot, number = await self._one(tenant, identifier)
+        why = _unfit_body(await self.sources.terms(tenant, lot.source), body)
         if why:
             raise InvalidInputError(
                 f"The mended record {why}",
                 which=identifier,
                 next_step="The record stays as it was; mend it again.",
             )
-        await self.objects.put(f"{tenant}/mended/{digest(body)}", body)
-        lot, number = await self._one(tenant, identifier)
-
-        async def decide(latest: Entry | None) -> Change | None:
-            said = await self.journal.latest(lot.aggregate)
-            if lot.states[number] not in WAITING or number in _left(resolution_of(said)):
-                raise _has_left(identifier, resolution_of(said), number)
-            version = said.version if said else 0
-            mended = Overlay(state="mended", mended=digest(body), over=version)
-            return Change("RecordMended", mended.model_dump())
-
-        overlay = aggregate(tenant, KIND, identifier)
-        await self.journal.decide(overlay, self.clock.new_id(), by, decide)
-        return await self.quarantine.get(tenant, identifier)
+        progress = Progress()
+        await self._mend_lot(lot, {number: body}, by, progress)
+        record = await self.quarantine.get(tenant, identifier)
+        if not progress.done:
+            raise _has_left(identifier, record.state)
+        return record
 
     async def replay(self, tenant: str, identifier: str, by: str) -> tuple[Quarantined, bool]:
         """Sends the mended record in, or the original if the contract allows it by now; once.
@@ -136,12 +128,10 @@ class Remedies:
         """
         lot, number = await self._one(tenant, identifier)
         progress = Progress()
-        made_here = await self._leave(lot, [number], "replayed", by, progress)
+        made = await self._leave(lot, [number], "replayed", by, progress)
         record = await self.quarantine.get(tenant, identifier)
         if record.state == "discarded":
-            raise _has_left(identifier, Resolution(discarded=str(number)), number)
-        if record.state != "replayed" and made_here:
-            raise _another_call(lot)
+            raise _has_left(identifier, record.state)
         if record.state != "replayed":
             raise PreconditionError(
                 f"The record {identifier} still breaks the contract:"
@@ -149,7 +139,7 @@ class Remedies:
                 which=identifier,
                 next_step="Mend it first: `basalt quarantine mend`.",
             )
-        return record, not made_here
+        return record, number not in made
 
     # Many.
 
@@ -222,11 +212,11 @@ class Remedies:
 
     async def _leave(
         self, lot: Lot, chosen: Sequence[int], way: Way, by: str, progress: Progress
-    ) -> bool:
-        """Has what is fit leave; answers whether this call, or one that it repeats, did so."""
+    ) -> frozenset[int]:
+        """Has what is fit leave; the numbers of those that this call, or one it repeats, had so."""
         cause = self.journal.this_call()
-
         unfit: dict[int, str] = {}
+        made: frozenset[int] = frozenset()
 
         async def attempt(lot: Lot) -> Entry | None:
             nonlocal unfit
@@ -238,28 +228,41 @@ class Remedies:
             return await self._append(lot, cause, _claimed(way), state, by)
 
         seen = await self.journal.store.by_cause(lot.aggregate, cause)
-        claim = seen or await self._tried(lot, by, attempt)
+        if seen is not None:
+            made = await self._made(lot, seen, way, by, progress)
+            # What it left may be fit by now.
+            cause = self.clock.new_id()
+            lot = await self.quarantine.lot(lot.entry, lot.first)
+        claim = await self._tried(lot, by, attempt)
         progress.stay(lot, unfit)
-        if claim is None:
-            return False
+        if claim is not None:
+            made |= await self._made(lot, claim, way, by, progress)
+        return made
+
+    async def _made(
+        self, lot: Lot, claim: Entry, way: Way, by: str, progress: Progress
+    ) -> frozenset[int]:
+        """Finishes a claim of this call; the numbers of those that left by it."""
         leaving = resolution_of(claim).leaving
         if leaving is None or leaving.way != way:
             raise _another_call(lot)
-        await self._finish(lot, claim, leaving, by)
+        await self._finish(lot, claim.version, resolution_of(claim), leaving, by)
         progress.done += sum(leaving.reasons.values())
-        return True
+        return numbers.read(leaving.numbers)
 
     async def _tried(
         self, lot: Lot, by: str, attempt: Callable[[Lot], Awaitable[Entry | None]]
     ) -> Entry | None:
-        """The attempt's entry, on the lot as it stands then; another's claim is finished first."""
+        """The attempt's entry, on a lot in which nobody else is in the middle of something.
+
+        Whatever was appended since the lot was read takes the version that the attempt appends.
+        """
         for _ in range(DECIDE_TRIES_MAX):
-            said = await self.journal.latest(lot.aggregate)
-            if said is not None and (leaving := resolution_of(said).leaving) is not None:
-                await self._finish(lot, said, leaving, by)
+            leaving = lot.resolution.leaving
+            if leaving is not None:
+                await self._finish(lot, lot.version, lot.resolution, leaving, by)
                 lot = await self.quarantine.lot(lot.entry, lot.first)
-            elif (said.version if said else 0) != lot.version:
-                lot = await self.quarantine.lot(lot.entry, lot.first)
+                continue
             try:
                 return await attempt(lot)
             except VersionTakenError:
@@ -297,7 +300,10 @@ class Remedies:
         )
         return leaving, unfit
 
-    async def _finish(self, lot: Lot, claim: Entry, leaving: Leaving, by: str) -> None:
+    async def _finish(
+        self, lot: Lot, version: int, before: Resolution, leaving: Leaving, by: str
+    ) -> None:
+        """Sends in what a version of the lot's resolution claims, and tells. May be repeated."""
         tenant, source = lot.tenant, lot.source
 
         async def decide(latest: Entry | None) -> Change:
@@ -313,10 +319,9 @@ class Remedies:
             )
             return change(_done(leaving.way), state)
 
-        cause = f"{lot.name}@{claim.version}"
+        cause = f"{lot.name}@{version}"
         await self.journal.decide(stream(tenant, source, REPLAY), cause, by, decide)
         self.notice(tenant, source)
-        before = resolution_of(claim)
         gone = numbers.read(getattr(before, leaving.way)) | numbers.read(leaving.numbers)
         state = before.model_copy(
             update={
@@ -328,7 +333,7 @@ class Remedies:
         told = Change(_done(leaving.way), state.model_dump(mode="json"))
         # Another may have said so meanwhile.
         with contextlib.suppress(VersionTakenError, CauseSeenError):
-            await self.journal.append(lot.aggregate, claim.version, f"{cause}:left", told, by)
+            await self.journal.append(lot.aggregate, version, f"{cause}:left", told, by)
 
     async def _mend_lot(
         self, lot: Lot, new: Mapping[int, bytes], by: str, progress: Progress
@@ -349,13 +354,23 @@ class Remedies:
                 return None
             given = await self.quarantine.bodies(lot.tenant, lot.resolution)
             given |= {number: (lot.version + 1, fit[number]) for number in mended}
+            if sum(len(body) for _, body in given.values()) > MENDED_BYTES_MAX:
+                raise LimitError(
+                    f"The mended records of {lot.name} are over {MENDED_BYTES_MAX} bytes together.",
+                    which=lot.name,
+                    next_step="Replay those that are mended; then mend the rest.",
+                )
             content = await asyncio.to_thread(written_bodies, given)
             await self.objects.put(f"{lot.tenant}/mended/{digest(content)}", content)
             chunk = StoredChunk(sha256=digest(content), rows=len(given), size_bytes=len(content))
             state = lot.resolution.model_copy(update={"mended": chunk})
             return await self._append(lot, cause, "RecordsMended", state, by)
 
-        await self._tried(lot, by, attempt)
+        entry = await self._tried(lot, by, attempt)
+        if entry is not None:
+            given = await self.quarantine.bodies(lot.tenant, resolution_of(entry))
+            if any(given.get(number, (0, b""))[1] != fit[number] for number in mended):
+                raise _another_call(lot)
         progress.done += len(mended)
         progress.stay(
             lot, dict.fromkeys(sorted(fit.keys() - mended), "It left quarantine meanwhile.")
@@ -381,9 +396,16 @@ def _changed(
     """The new bodies of records, and of those that the changes do not fit why."""
     new: dict[int, bytes] = {}
     unfit: dict[int, str] = {}
+    total = 0
     for number, body in said.items():
         try:
-            new[number] = orjson.dumps(changes.changed(_row(body), wanted))
+            changed = orjson.dumps(changes.changed(_row(body), wanted))
+            if len(changed) > RECORD_BYTES_MAX:
+                unfit[number] = f"It would have {len(changed)} bytes, over {RECORD_BYTES_MAX}."
+            elif total + len(changed) > MENDED_BYTES_MAX:
+                unfit[number] = "Too much is mended at once: replay what is mended, and go on."
+            else:
+                new[number], total = changed, total + len(changed)
         except changes.DoesNotApplyError as error:
             unfit[number] = str(error)
     return new, unfit
@@ -449,18 +471,9 @@ def _occurred_us(held: Held, entry: Entry) -> int:
     return min(held.occurred_us, microseconds(entry.at))
 
 
-def _left(resolution: Resolution) -> frozenset[int]:
-    """The numbers of those that have left, or are about to."""
-    leaving = numbers.read(resolution.leaving.numbers) if resolution.leaving else frozenset()
-    return numbers.read(resolution.replayed) | numbers.read(resolution.discarded) | leaving
-
-
-def _has_left(identifier: str, resolution: Resolution, number: int) -> PreconditionError:
-    way: Way = "replayed"
-    if number in numbers.read(resolution.discarded):
-        way = "discarded"
+def _has_left(identifier: str, state: State) -> PreconditionError:
     return PreconditionError(
-        f"The record {identifier} was {way} already.",
+        f"The record {identifier} was {state} already.",
         which=identifier,
         next_step="Publish a new event to change what it said.",
     )

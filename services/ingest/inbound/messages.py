@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from libs.common.errors import InvalidInputError
 from libs.common.pb.basalt.v1 import common_pb2, security_pb2
 from libs.common.pb.basalt.v1 import ingest_pb2 as pb
-from services.ingest.core import changes
+from services.ingest.core import bodies, changes
 from services.ingest.core.assembly import ColumnSummary
 from services.ingest.core.datasets import Dataset, DatasetVersion
 from services.ingest.core.files import FileFormat
@@ -94,8 +94,14 @@ def row_changes(given: Iterable[pb.RowChange]) -> list[changes.Change]:
 def _row_change(given: pb.RowChange) -> changes.Change:
     match given.WhichOneof("change"):
         case "set":
+            if len(given.set.value_json) > changes.VALUE_BYTES_MAX:
+                raise InvalidInputError(
+                    f"The value has over {changes.VALUE_BYTES_MAX} characters.",
+                    which=given.set.column,
+                    next_step="Mend such records by bodies of their own.",
+                )
             try:
-                value = orjson.loads(given.set.value_json)
+                value = bodies.parse(given.set.value_json)
             except orjson.JSONDecodeError as error:
                 raise InvalidInputError(
                     f"The value is no JSON: {error}.",

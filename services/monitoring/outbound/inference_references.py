@@ -108,12 +108,16 @@ def reference_of(version: pb.ModelVersion, content: bytes) -> Reference:
         ) from error
     widths = [_width(tensor) for tensor in version.outputs]
     classes = len(version.classes)
-    whole = answers.shape[1] == classes
+    answer_width = widths[-1] if widths else 0
+    # The answer that is compared is the last output; only where it has a value a class it is whole.
+    whole = answers.shape[1] == classes == answer_width
+    if not whole and answers.shape[1] > 1:
+        answers = answers[:, [min(1, answers.shape[1] - 1)]]
     return Reference(
         features=tuple(version.features),
         columns=columns | answer_columns(answers, classes),
         output_width=sum(widths),
-        answer_width=widths[-1] if widths else 0,
+        answer_width=answer_width,
         classes=classes,
         whole=whole,
     )

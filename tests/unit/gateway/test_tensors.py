@@ -241,6 +241,12 @@ def test_binary_tensors_lie_behind_the_header_in_their_order() -> None:
     assert content[header_bytes:] == b"\x07"
 
 
+@pytest.mark.parametrize("shape", [[2**64 - 1, 0], [2**63], [-1], [True], [1.0], ["1"], None])
+def test_a_shape_that_cannot_be_is_refused(shape: Any) -> None:
+    with pytest.raises(InvalidInputError, match="no shape of whole numbers"):
+        request_of("m", "", body(datatype="FP32", shape=shape, data=[]), None)
+
+
 @pytest.mark.parametrize("length", [0, 10_000])
 def test_a_header_length_that_cannot_be_is_refused(length: int) -> None:
     with pytest.raises(InvalidInputError, match=f"Content-Length is {length}"):

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -22,8 +22,10 @@ from libs.common.errors import (
     NotFoundError,
     PreconditionError,
 )
+from libs.common.stores.ports import JournalStore
 from libs.common.stores.sqlite import SqliteJournal
 from services.ingest.core import changes, numbers, uploads
+from services.ingest.core import remedies as remedies_module
 from services.ingest.core.changes import DropColumn, RenameColumn, ScaleColumn, SetColumn
 from services.ingest.core.quarantine import EVERYTHING, Filter
 from services.ingest.core.remedies import Many, Progress
@@ -31,6 +33,7 @@ from services.ingest.core.resolution import WAITING, State
 from services.ingest.core.streams import REPLAY, stream
 from tests.support.calling import called
 from tests.support.entries import Died, FaultyStore, UnreachableError
+from tests.support.eventually import pause
 from tests.support.upstream import CONTRACT, TENANT, Ingest, ingest_core, record, row
 
 SCANS = Filter("scans", WAITING)
@@ -274,8 +277,8 @@ async def test_who_has_left_does_not_come_back(ingest: Ingest) -> None:
     assert await states(ingest) == {"replayed": 1, "discarded": 1}
 
 
-async def test_a_key_is_for_one_thing(ingest: Ingest) -> None:
-    """Two records of one lot, or two ways out of it, under the key of one call."""
+async def test_a_key_that_is_used_again_does_what_is_left(ingest: Ingest) -> None:
+    """And never says that something was done which was not."""
     await ingest.take([record(0, width=150), record(1, width=150), record(2, width=150)])
     first, second, third = (each.id for each in await ingest.held())
     await ingest.put_source(WIDER)
@@ -285,16 +288,119 @@ async def test_a_key_is_for_one_thing(ingest: Ingest) -> None:
         _, already = await called("ada", "key", remedies.replay(TENANT, first, "ada"))
         assert not already
     with pytest.raises(ConflictError, match="under the same key"):
-        await called("ada", "key", remedies.replay(TENANT, second, "ada"))
-    # One that is made again finds what it did, and leaves the rest as it was.
-    await called("ada", "key", replayed(ingest))
-    with pytest.raises(ConflictError, match="under the same key"):
         await called("ada", "key", discarded(ingest, EVERYTHING, second))
+    with pytest.raises(ConflictError, match="under the same key"):
+        await called("ada", "key", remedies.mend_many(TENANT, {third: orjson.dumps(row(3))}, "ada"))
+    assert await states(ingest) == {"replayed": 1, "held": 2}
+    _, already = await called("ada", "key", remedies.replay(TENANT, second, "ada"))
+    assert not already
     body = {third: orjson.dumps(row(3))}
-    assert (await called("ada", "mending", remedies.mend_many(TENANT, body, "ada"))).done == 1
+    for _ in range(2):
+        assert (await called("ada", "mending", remedies.mend_many(TENANT, body, "ada"))).done == 1
     with pytest.raises(ConflictError, match="under the same key"):
         await called("ada", "mending", remedies.replay(TENANT, third, "ada"))
-    assert await states(ingest) == {"replayed": 1, "held": 1, "mended": 1}
+    assert await states(ingest) == {"replayed": 2, "mended": 1}
+
+
+class Yielding:
+    """A store that lets others go first, now and then for long."""
+
+    def __init__(self, store: JournalStore, seed: int) -> None:
+        self._store = store
+        self._chance = random.Random(seed)  # noqa: S311 - no secret.
+
+    def __getattr__(self, name: str) -> Any:
+        inner = getattr(self._store, name)
+
+        async def late(*given: Any, **more: Any) -> Any:
+            await pause(self._chance.choice([0.0, 0.001, 0.004]))
+            answer = await inner(*given, **more)
+            await pause(self._chance.choice([0.0, 0.001, 0.004]))
+            return answer
+
+        return late
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_many_who_race_on_one_lot_do_each_thing_once(tmp_path: Path, seed: int) -> None:
+    core = ingest_core(tmp_path, store=SqliteJournal(tmp_path / "ingest.db"))
+    await core.put_source()
+    await core.take([record(number, width=150) for number in range(8)])
+    ids = [each.id for each in await core.held()]
+    await core.put_source(WIDER)
+    # Each a process of its own: they take no turns.
+    others = [
+        ingest_core(tmp_path, store=cast("JournalStore", Yielding(core.journal.store, seed + at)))
+        for at in range(9)
+    ]
+    mended = orjson.dumps(row(5, width=7))
+
+    async def one(at: int) -> object:
+        remedies = others[at].remedies
+        if at < 5:
+            return await remedies.replay(TENANT, ids[at], "ada")
+        if at == 5:
+            return await remedies.mend(TENANT, ids[5], mended, "ada")
+        if at == 6:
+            return await discarded(others[at], EVERYTHING, ids[6], ids[0])
+        if at == 7:
+            return await replayed(others[at])
+        return await remedies.mend_many(TENANT, {ids[7]: orjson.dumps(row(7, width=9))}, "ada")
+
+    told = await asyncio.gather(*(one(at) for at in range(9)), return_exceptions=True)
+
+    assert all(not isinstance(each, Exception) or _is_told(each) for each in told), told
+    for _ in range(2):
+        await replayed(core)
+    found, counts = await states(core), await core.sources.counts(TENANT, "scans")
+    assert found["held"] + found["mended"] == counts.waiting == 0
+    assert (counts.accepted, counts.discarded) == (found["replayed"], found["discarded"])
+    assert sum(found.values()) == 8
+    rows = await core.rows(await core.seal())
+    assert len(rows) == found["replayed"]
+    # What is shown is what went in.
+    widths = dict(zip(rows["scan"].to_list(), rows["width"].to_list(), strict=True))
+    for identifier in ids:
+        shown = await core.quarantine.get(TENANT, identifier)
+        if shown.state == "replayed":
+            said = orjson.loads(shown.mended or shown.record.row)
+            assert widths[said["scan"]] == said["width"]
+    await core.close()
+
+
+def _is_told(error: Exception) -> bool:
+    return isinstance(error, PreconditionError | ConflictError)
+
+
+async def test_a_record_is_mended_though_its_lot_was_left_in_the_middle(tmp_path: Path) -> None:
+    """Its claim is finished first, and it is told what became of it."""
+    store = SqliteJournal(tmp_path / "ingest.db")
+    core = ingest_core(tmp_path, store=store)
+    await core.put_source()
+    await core.take([record(0, width=150), record(1, width=150)])
+    first, second = (each.id for each in await core.held())
+    for at in range(200):
+        faulty = FaultyStore(store, at, Died)
+        with contextlib.suppress(Died):
+            await discarded(ingest_core(tmp_path, store=faulty), EVERYTHING, first)
+        claimed = await core.journal.latest(f"{TENANT}/resolution/scans.0.1.0")
+        if claimed is not None:
+            break
+    with pytest.raises(PreconditionError, match="was discarded already"):
+        await core.remedies.mend(TENANT, first, orjson.dumps(row(0)), "ada")
+    assert (await core.remedies.mend(TENANT, second, orjson.dumps(row(1)), "ada")).state == "mended"
+    await core.close()
+
+
+@pytest.mark.parametrize("size", [2_000_000, 400_000])
+async def test_what_is_mended_at_once_is_bounded(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(remedies_module, "MENDED_BYTES_MAX", 1_000_000)
+    await ingest.take([record(number, finding="?") for number in range(5)])
+    told = await changed(ingest, SetColumn("scan", "x" * size), SetColumn("finding", "benign"))
+    assert told.done == (0 if size > 1_000_000 else 2)
+    assert told.unfit == 5 - told.done
 
 
 async def test_nobody_means_everything_by_leaving_something_out(troubled: Ingest) -> None:
