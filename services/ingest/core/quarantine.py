@@ -359,7 +359,7 @@ class Quarantine:
                 )
             return waiting
         waiting = Counter(known)
-        for said in await self._about(RESOLUTION, entry):
+        for said in await self._resolutions(entry):
             waiting.subtract(resolution_of(said).left)
         return waiting
 
@@ -367,7 +367,7 @@ class Quarantine:
         """The lots of an entry that nothing is left of, by their first numbers."""
         rows = dict(_lots(entry))
         left: set[int] = set()
-        for said in await self._about(RESOLUTION, entry):
+        for said in await self._resolutions(entry):
             first, resolution = int(said.name.rpartition(".")[2]), resolution_of(said)
             if resolution.leaving is None and sum(resolution.left.values()) == rows[first].rows:
                 left.add(first)
@@ -382,14 +382,19 @@ class Quarantine:
 
     async def _overlays(self, entry: Entry) -> dict[str, Overlay]:
         """What was done about single records of an entry, by identifier."""
-        heads = await self._about(KIND, entry)
+        heads = await self._about(aggregate(entry.tenant, KIND, f"{_entry_name(entry)}."))
         return {each.name: Overlay.model_validate(each.state) for each in heads}
 
-    async def _about(self, kind: str, entry: Entry) -> list[Entry]:
-        """The heads of the aggregates of a kind whose names begin with that of an entry."""
+    async def _resolutions(self, entry: Entry) -> list[Entry]:
+        """Those of the lots of an entry."""
+        return await self._about(aggregate(entry.tenant, RESOLUTION, f"{_entry_name(entry)}."))
+
+    async def _about(self, start: str) -> list[Entry]:
+        """The heads of the aggregates whose names begin so."""
+        tenant, kind, _ = start.split("/")
         found: list[Entry] = []
-        after = start = f"{entry.tenant}/{kind}/{_entry_name(entry)}."
-        while page := await self.journal.store.heads(kind, entry.tenant, after):
+        after = start
+        while page := await self.journal.store.heads(kind, tenant, after):
             found += [each for each in page if each.aggregate.startswith(start)]
             after = page[-1].aggregate
             if not after.startswith(start):

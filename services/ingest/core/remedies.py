@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import orjson
 from libs.common import telemetry
 from libs.common.clock import Clock
 from libs.common.errors import ConflictError, InvalidInputError, LimitError, PreconditionError
-from libs.common.journal import DECIDE_TRIES_MAX, Change, Journal
+from libs.common.journal import Change, Journal
 from libs.common.stores.ports import CauseSeenError, Entry, ObjectStore, VersionTakenError
 from services.ingest.core import bodies, changes, numbers
 from services.ingest.core.chunk import Held, Row, StoredChunk, digest, gather_rows
@@ -45,6 +46,8 @@ from services.ingest.core.violation import WITHOUT_A_ROW, Violation
 
 EXAMPLES_MAX = 3
 IDS_MAX = 1_000
+# Each that is lost was won by somebody, who may have to be finished for.
+TRIES_MAX, LOST_RACE_S_MAX = 60, 0.02
 # Of the bodies that the records of a lot were given: they are held in memory together.
 MENDED_BYTES_MAX = 32 * MEBIBYTE
 
@@ -257,20 +260,23 @@ class Remedies:
 
         Whatever was appended since the lot was read takes the version that the attempt appends.
         """
-        for _ in range(DECIDE_TRIES_MAX):
+        for lost_races in range(TRIES_MAX):
+            if lost_races:
+                # So that those who race do not do so in step.
+                await asyncio.sleep(random.uniform(0, LOST_RACE_S_MAX))  # noqa: S311 - no secret.
+                lot = await self.quarantine.lot(lot.entry, lot.first)
             leaving = lot.resolution.leaving
             if leaving is not None:
                 await self._finish(lot, lot.version, lot.resolution, leaving, by)
-                lot = await self.quarantine.lot(lot.entry, lot.first)
                 continue
             try:
                 return await attempt(lot)
             except VersionTakenError:
-                lot = await self.quarantine.lot(lot.entry, lot.first)
+                continue
             except CauseSeenError as seen:
                 return seen.entry
         raise ConflictError(
-            f"The records of {lot.name} changed {DECIDE_TRIES_MAX} times meanwhile.",
+            f"The records of {lot.name} changed {TRIES_MAX} times meanwhile.",
             which=lot.name,
             next_step="Try again.",
         )

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import pytest
@@ -22,7 +22,6 @@ from libs.common.errors import (
     NotFoundError,
     PreconditionError,
 )
-from libs.common.stores.ports import JournalStore
 from libs.common.stores.sqlite import SqliteJournal
 from services.ingest.core import changes, numbers, uploads
 from services.ingest.core import remedies as remedies_module
@@ -33,7 +32,6 @@ from services.ingest.core.resolution import WAITING, State
 from services.ingest.core.streams import REPLAY, stream
 from tests.support.calling import called
 from tests.support.entries import Died, FaultyStore, UnreachableError
-from tests.support.eventually import pause
 from tests.support.upstream import CONTRACT, TENANT, Ingest, ingest_core, record, row
 
 SCANS = Filter("scans", WAITING)
@@ -300,76 +298,6 @@ async def test_a_key_that_is_used_again_does_what_is_left(ingest: Ingest) -> Non
     with pytest.raises(ConflictError, match="under the same key"):
         await called("ada", "mending", remedies.replay(TENANT, third, "ada"))
     assert await states(ingest) == {"replayed": 2, "mended": 1}
-
-
-class Yielding:
-    """A store that lets others go first, now and then for long."""
-
-    def __init__(self, store: JournalStore, seed: int) -> None:
-        self._store = store
-        self._chance = random.Random(seed)  # noqa: S311 - no secret.
-
-    def __getattr__(self, name: str) -> Any:
-        inner = getattr(self._store, name)
-
-        async def late(*given: Any, **more: Any) -> Any:
-            await pause(self._chance.choice([0.0, 0.001, 0.004]))
-            answer = await inner(*given, **more)
-            await pause(self._chance.choice([0.0, 0.001, 0.004]))
-            return answer
-
-        return late
-
-
-@pytest.mark.parametrize("seed", range(12))
-async def test_many_who_race_on_one_lot_do_each_thing_once(tmp_path: Path, seed: int) -> None:
-    core = ingest_core(tmp_path, store=SqliteJournal(tmp_path / "ingest.db"))
-    await core.put_source()
-    await core.take([record(number, width=150) for number in range(8)])
-    ids = [each.id for each in await core.held()]
-    await core.put_source(WIDER)
-    # Each a process of its own: they take no turns.
-    others = [
-        ingest_core(tmp_path, store=cast("JournalStore", Yielding(core.journal.store, seed + at)))
-        for at in range(9)
-    ]
-    mended = orjson.dumps(row(5, width=7))
-
-    async def one(at: int) -> object:
-        remedies = others[at].remedies
-        if at < 5:
-            return await remedies.replay(TENANT, ids[at], "ada")
-        if at == 5:
-            return await remedies.mend(TENANT, ids[5], mended, "ada")
-        if at == 6:
-            return await discarded(others[at], EVERYTHING, ids[6], ids[0])
-        if at == 7:
-            return await replayed(others[at])
-        return await remedies.mend_many(TENANT, {ids[7]: orjson.dumps(row(7, width=9))}, "ada")
-
-    told = await asyncio.gather(*(one(at) for at in range(9)), return_exceptions=True)
-
-    assert all(not isinstance(each, Exception) or _is_told(each) for each in told), told
-    for _ in range(2):
-        await replayed(core)
-    found, counts = await states(core), await core.sources.counts(TENANT, "scans")
-    assert found["held"] + found["mended"] == counts.waiting == 0
-    assert (counts.accepted, counts.discarded) == (found["replayed"], found["discarded"])
-    assert sum(found.values()) == 8
-    rows = await core.rows(await core.seal())
-    assert len(rows) == found["replayed"]
-    # What is shown is what went in.
-    widths = dict(zip(rows["scan"].to_list(), rows["width"].to_list(), strict=True))
-    for identifier in ids:
-        shown = await core.quarantine.get(TENANT, identifier)
-        if shown.state == "replayed":
-            said = orjson.loads(shown.mended or shown.record.row)
-            assert widths[said["scan"]] == said["width"]
-    await core.close()
-
-
-def _is_told(error: Exception) -> bool:
-    return isinstance(error, PreconditionError | ConflictError)
 
 
 async def test_a_record_is_mended_though_its_lot_was_left_in_the_middle(tmp_path: Path) -> None:
