@@ -146,15 +146,13 @@ class Remedies:
 
     # Many.
 
-    async def replay_many(self, tenant: str, many: Many, by: str) -> AsyncIterator[Progress]:
+    def replay_many(self, tenant: str, many: Many, by: str) -> AsyncIterator[Progress]:
         """Sends in whatever of them keeps to the contract by now; the rest stays as it is."""
-        async for progress in self._leave_many(tenant, many, "replayed", by):
-            yield progress
+        return self._leave_many(tenant, many, "replayed", by)
 
-    async def discard_many(self, tenant: str, many: Many, by: str) -> AsyncIterator[Progress]:
+    def discard_many(self, tenant: str, many: Many, by: str) -> AsyncIterator[Progress]:
         """Nobody waits for them any longer; they can still be looked at."""
-        async for progress in self._leave_many(tenant, many, "discarded", by):
-            yield progress
+        return self._leave_many(tenant, many, "discarded", by)
 
     async def change_many(
         self, tenant: str, many: Many, wanted: Sequence[changes.Change], by: str
