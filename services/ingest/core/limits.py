@@ -25,3 +25,5 @@ SLICE_BYTES_MAX = MEBIBYTE
 SLICE_ROWS_MAX = 20_000
 # A row group of a Parquet file, as its footer has it and as it is read.
 ROW_GROUP_BYTES_MAX = 64 * MEBIBYTE
+# Of the bodies that the records of a lot in quarantine were given: they are held together.
+MENDED_BYTES_MAX = 32 * MEBIBYTE

@@ -32,7 +32,15 @@ from services.ingest.core.resolution import (
     resolution_of,
 )
 from services.ingest.core.sources import Sources
-from services.ingest.core.streams import REPLAY, UPLOAD, Position, Streams, committed, stream
+from services.ingest.core.streams import (
+    PAGE,
+    REPLAY,
+    UPLOAD,
+    Position,
+    Streams,
+    committed,
+    stream,
+)
 
 # A page looks at no more records than this, whatever it is asked to leave out.
 RECORDS_A_PAGE_MAX = 20_000
@@ -106,8 +114,8 @@ class Lot:
     """The records of one object of an entry, by their numbers in the entry.
 
     version   of its resolution; 0 while there is none
-    bodies    given to many records at once
-    digests   of the bodies that single records were given
+    bodies    that records were given
+    digests   of those that records were given before lots had resolutions
     """
 
     name: str
@@ -229,16 +237,15 @@ class Quarantine:
         content = await self.streams.read(tenant, "held", chunk.sha256)
         records = await asyncio.to_thread(read_held, content)
         held = dict(enumerate(records, first))
-        given = await self.bodies(tenant, resolution)
+        bodies = await self.bodies(tenant, resolution)
         replayed, discarded = numbers.read(resolution.replayed), numbers.read(resolution.discarded)
         states: dict[int, State] = {}
-        bodies: dict[int, bytes] = {}
         digests: dict[int, str] = {}
         for number in held:
             overlay = overlays.get(f"{_entry_name(entry)}.{number}", NOT_TOUCHED)
             states[number] = overlay.state
-            if number in given and given[number][0] > overlay.over:
-                states[number], bodies[number] = "mended", given[number][1]
+            if number in bodies:
+                states[number] = "mended"
             elif overlay.mended:
                 digests[number] = overlay.mended
             if number in replayed or overlay.state == "replayed":
@@ -267,8 +274,8 @@ class Quarantine:
             return await self.streams.read(lot.tenant, "mended", lot.digests[number])
         return lot.bodies.get(number, b"")
 
-    async def bodies(self, tenant: str, resolution: Resolution) -> dict[int, tuple[int, bytes]]:
-        """Of the records that were mended with others: the resolution's version, and the body."""
+    async def bodies(self, tenant: str, resolution: Resolution) -> dict[int, bytes]:
+        """Those that records of a lot were given."""
         if resolution.mended is None:
             return {}
         content = await self.streams.read(tenant, "mended", resolution.mended.sha256)
@@ -382,22 +389,28 @@ class Quarantine:
 
     async def _overlays(self, entry: Entry) -> dict[str, Overlay]:
         """What was done about single records of an entry, by identifier."""
-        heads = await self._about(aggregate(entry.tenant, KIND, f"{_entry_name(entry)}."))
+        start = aggregate(entry.tenant, KIND, f"{_entry_name(entry)}.")
+        heads = await self._about(start, committed(entry).held_rows)
         return {each.name: Overlay.model_validate(each.state) for each in heads}
 
     async def _resolutions(self, entry: Entry) -> list[Entry]:
         """Those of the lots of an entry."""
-        return await self._about(aggregate(entry.tenant, RESOLUTION, f"{_entry_name(entry)}."))
+        start = aggregate(entry.tenant, RESOLUTION, f"{_entry_name(entry)}.")
+        return await self._about(start, len(committed(entry).held))
 
-    async def _about(self, start: str) -> list[Entry]:
-        """The heads of the aggregates whose names begin so."""
+    async def _about(self, start: str, most: int) -> list[Entry]:
+        """The heads of the aggregates whose names begin so, of which there are so many at most.
+
+        What is about the entries after it is not read with them.
+        """
         tenant, kind, _ = start.split("/")
         found: list[Entry] = []
-        after = start
-        while page := await self.journal.store.heads(kind, tenant, after):
-            found += [each for each in page if each.aggregate.startswith(start)]
-            after = page[-1].aggregate
-            if not after.startswith(start):
+        while len(found) < most:
+            after = found[-1].aggregate if found else start
+            page = await self.journal.store.heads(kind, tenant, after, min(most, PAGE))
+            own = [each for each in page if each.aggregate.startswith(start)]
+            found += own
+            if len(own) < min(most, PAGE):
                 break
         return found
 

@@ -15,21 +15,16 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import orjson
 
 from libs.common import telemetry
 from libs.common.clock import Clock
 from libs.common.errors import ConflictError, InvalidInputError, LimitError, PreconditionError
 from libs.common.journal import Change, Journal
 from libs.common.stores.ports import CauseSeenError, Entry, ObjectStore, VersionTakenError
-from services.ingest.core import bodies, changes, numbers
-from services.ingest.core.chunk import Held, Row, StoredChunk, digest, gather_rows
-from services.ingest.core.cloudevents import unparsable
+from services.ingest.core import changes, fitness, numbers
+from services.ingest.core.chunk import StoredChunk, digest, gather_rows
 from services.ingest.core.intake import Notice
-from services.ingest.core.limits import MEBIBYTE, RECORD_BYTES_MAX
-from services.ingest.core.moments import microseconds
+from services.ingest.core.limits import MENDED_BYTES_MAX
 from services.ingest.core.quarantine import Filter, Lot, Quarantine, Quarantined
 from services.ingest.core.resolution import (
     WAITING,
@@ -40,16 +35,14 @@ from services.ingest.core.resolution import (
     resolution_of,
     written_bodies,
 )
-from services.ingest.core.sources import Sources, Terms
+from services.ingest.core.sources import Sources
 from services.ingest.core.streams import REPLAY, Streams, change, position_of, stream
-from services.ingest.core.violation import WITHOUT_A_ROW, Violation
+from services.ingest.core.violation import WITHOUT_A_ROW
 
 EXAMPLES_MAX = 3
 IDS_MAX = 1_000
 # Each that is lost was won by somebody, who may have to be finished for.
 TRIES_MAX, LOST_RACE_S_MAX = 60, 0.02
-# Of the bodies that the records of a lot were given: they are held in memory together.
-MENDED_BYTES_MAX = 32 * MEBIBYTE
 
 
 @dataclass(slots=True)
@@ -109,7 +102,7 @@ class Remedies:
     async def mend(self, tenant: str, identifier: str, body: bytes, by: str) -> Quarantined:
         """Raises InvalidInputError while the body still breaks the contract: the record stays."""
         lot, number = await self._one(tenant, identifier)
-        why = _unfit_body(await self.sources.terms(tenant, lot.source), body)
+        why = fitness.unfit_body(await self.sources.terms(tenant, lot.source), body)
         if why:
             raise InvalidInputError(
                 f"The mended record {why}",
@@ -162,7 +155,7 @@ class Remedies:
         progress = Progress()
         async for lot, chosen in self._chosen(tenant, many):
             said = await self._bodies(lot, chosen)
-            new, unfit = await asyncio.to_thread(_changed, said, wanted)
+            new, unfit = await asyncio.to_thread(fitness.changed_bodies, said, wanted)
             progress.stay(lot, unfit)
             await self._mend_lot(lot, new, by, progress)
             yield progress
@@ -288,7 +281,7 @@ class Remedies:
             return Leaving(way=way, numbers=numbers.written(waiting), reasons=reasons), {}
         terms = await self.sources.terms(lot.tenant, lot.source)
         said = await self._bodies(lot, waiting)
-        rows, unfit = await asyncio.to_thread(_fit_rows, terms, lot, said)
+        rows, unfit = await asyncio.to_thread(fitness.fit_rows, terms, lot, said)
         chunks: list[StoredChunk] = []
         if rows:
             gathered = await asyncio.to_thread(gather_rows, terms.checker, [*rows.values()])
@@ -344,21 +337,22 @@ class Remedies:
     ) -> None:
         """Gives records new bodies; those that are unfit, or have left, stay as they were."""
         terms = await self.sources.terms(lot.tenant, lot.source)
-        fit, unfit = await asyncio.to_thread(_fit_bodies, terms, new)
+        fit, unfit = await asyncio.to_thread(fitness.fit_bodies, terms, new)
         progress.stay(lot, unfit)
         if not fit:
             return
         cause = self.journal.this_call()
         mended: set[int] = set()
+        stored: StoredChunk | None = None
 
         async def attempt(lot: Lot) -> Entry | None:
+            nonlocal stored
             mended.clear()
             mended.update(number for number in fit if lot.states[number] in WAITING)
             if not mended:
                 return None
-            given = await self.quarantine.bodies(lot.tenant, lot.resolution)
-            given |= {number: (lot.version + 1, fit[number]) for number in mended}
-            if sum(len(body) for _, body in given.values()) > MENDED_BYTES_MAX:
+            given = {**lot.bodies, **{number: fit[number] for number in mended}}
+            if sum(map(len, given.values())) > MENDED_BYTES_MAX:
                 raise LimitError(
                     f"The mended records of {lot.name} are over {MENDED_BYTES_MAX} bytes together.",
                     which=lot.name,
@@ -366,14 +360,15 @@ class Remedies:
                 )
             content = await asyncio.to_thread(written_bodies, given)
             await self.objects.put(f"{lot.tenant}/mended/{digest(content)}", content)
-            chunk = StoredChunk(sha256=digest(content), rows=len(given), size_bytes=len(content))
-            state = lot.resolution.model_copy(update={"mended": chunk})
+            stored = StoredChunk(sha256=digest(content), rows=len(given), size_bytes=len(content))
+            state = lot.resolution.model_copy(update={"mended": stored})
             return await self._append(lot, cause, "RecordsMended", state, by)
 
         entry = await self._tried(lot, by, attempt)
-        if entry is not None:
+        if entry is not None and resolution_of(entry).mended != stored:
+            # An earlier call under this key: it has to have said the same.
             given = await self.quarantine.bodies(lot.tenant, resolution_of(entry))
-            if any(given.get(number, (0, b""))[1] != fit[number] for number in mended):
+            if any(given.get(number) != fit[number] for number in mended):
                 raise _another_call(lot)
         progress.done += len(mended)
         progress.stay(
@@ -392,87 +387,6 @@ class Remedies:
             as_it_came = b"" if held.reason in WITHOUT_A_ROW else held.row
             said[number] = await self.quarantine.mended(lot, number) or as_it_came
         return said
-
-
-def _changed(
-    said: Mapping[int, bytes], wanted: Sequence[changes.Change]
-) -> tuple[dict[int, bytes], dict[int, str]]:
-    """The new bodies of records, and of those that the changes do not fit why."""
-    new: dict[int, bytes] = {}
-    unfit: dict[int, str] = {}
-    total = 0
-    for number, body in said.items():
-        try:
-            changed = orjson.dumps(changes.changed(_row(body), wanted))
-            if len(changed) > RECORD_BYTES_MAX:
-                unfit[number] = f"It would have {len(changed)} bytes, over {RECORD_BYTES_MAX}."
-            elif total + len(changed) > MENDED_BYTES_MAX:
-                unfit[number] = "Too much is mended at once: replay what is mended, and go on."
-            else:
-                new[number], total = changed, total + len(changed)
-        except changes.DoesNotApplyError as error:
-            unfit[number] = str(error)
-    return new, unfit
-
-
-def _fit_bodies(terms: Terms, new: Mapping[int, bytes]) -> tuple[dict[int, bytes], dict[int, str]]:
-    """Those that keep to the contract, and why others do not."""
-    why = {number: _unfit_body(terms, body) for number, body in new.items()}
-    fit = {number: body for number, body in new.items() if not why[number]}
-    return fit, {number: f"Mended so, it {text}" for number, text in why.items() if text}
-
-
-def _fit_rows(
-    terms: Terms, lot: Lot, said: Mapping[int, bytes]
-) -> tuple[dict[int, Row], dict[int, str]]:
-    """The rows of those that keep to the contract by now, and why others do not."""
-    rows: dict[int, Row] = {}
-    unfit: dict[int, str] = {}
-    for number, body in said.items():
-        held = lot.held[number]
-        fault = _fault(terms, body) if body else Violation("unparsable", held.detail)
-        if fault is not None:
-            unfit[number] = fault.detail
-            continue
-        rows[number] = Row(
-            position=number,
-            identity=held.identity or f"/quarantine {lot.id_of(number)}",
-            occurred_us=_occurred_us(held, lot.entry),
-            value=bodies.parse(body),
-            body=body,
-            origin=held.origin,
-        )
-    return rows, unfit
-
-
-def _row(body: bytes) -> Any:
-    try:
-        return bodies.parse(body) if body else None
-    except orjson.JSONDecodeError:
-        return None
-
-
-def _unfit_body(terms: Terms, body: bytes) -> str:
-    """Why a body is no mended record; "" where it is one."""
-    if len(body) > RECORD_BYTES_MAX:
-        return f"has {len(body)} bytes; a record has at most {RECORD_BYTES_MAX}."
-    fault = _fault(terms, body)
-    return f"still breaks the contract: {fault.detail}" if fault else ""
-
-
-def _fault(terms: Terms, body: bytes) -> Violation | None:
-    try:
-        verdict = terms.checker.exact(bodies.parse(body))
-    except orjson.JSONDecodeError as error:
-        return unparsable(body, error)
-    return verdict if isinstance(verdict, Violation) else None
-
-
-def _occurred_us(held: Held, entry: Entry) -> int:
-    """When it occurred; of one whose time was wrong, when it came."""
-    if held.reason != "future":
-        return held.occurred_us
-    return min(held.occurred_us, microseconds(entry.at))
 
 
 def _has_left(identifier: str, state: State) -> PreconditionError:

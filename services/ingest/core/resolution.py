@@ -1,7 +1,7 @@
 """What the journal says about records in quarantine, beside the streams that hold them.
 
-    <tenant>/quarantine/<id>        a body that one record was given
-    <tenant>/resolution/<lot>       which records of a lot have left quarantine, and how
+    <tenant>/resolution/<lot>       which records of a lot were mended, or have left, and how
+    <tenant>/quarantine/<id>        the same of one record, from before lots had resolutions
 
 A lot is what one object of an entry holds, and has the name of its first record.
 """
@@ -28,18 +28,15 @@ WAITING: frozenset[State] = frozenset({"held", "mended"})
 
 
 class Overlay(BaseModel):
-    """What was done about one record.
+    """What was done about one record before lots had resolutions, which are newer.
 
-    state    "replayed" is of entries from before lots had resolutions
     mended   the digest of its new body, or empty
-    over     the version of its lot's resolution then: a body given to many after that is newer
     """
 
     model_config = ConfigDict(frozen=True)
 
     state: State = "held"
     mended: str = ""
-    over: int = 0
 
 
 NOT_TOUCHED = Overlay()
@@ -66,7 +63,7 @@ class Resolution(BaseModel):
     """What was done about the records of a lot.
 
     left     how many of the replayed and discarded were held for each reason
-    mended   an object of the bodies that many were given at once, each the latest of its record
+    mended   an object of the bodies that records were given, each the latest of its record
     leaving  is finished before anything else is done about the lot
     """
 
@@ -86,14 +83,13 @@ def resolution_of(entry: Entry | None) -> Resolution:
     return Resolution.model_validate(entry.state, strict=False) if entry else NOTHING_DONE
 
 
-def written_bodies(bodies: Mapping[int, tuple[int, bytes]]) -> bytes:
+def written_bodies(bodies: Mapping[int, bytes]) -> bytes:
     buffer = io.BytesIO()
-    rows = [(number, version, body) for number, (version, body) in sorted(bodies.items())]
-    schema = {"number": pl.Int64(), "version": pl.Int64(), "body": pl.Binary()}
-    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(buffer, compression="zstd")
+    schema = {"number": pl.Int64(), "body": pl.Binary()}
+    frame = pl.DataFrame(sorted(bodies.items()), schema=schema, orient="row")
+    frame.write_parquet(buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def read_bodies(parquet: bytes) -> dict[int, tuple[int, bytes]]:
-    rows = pl.read_parquet(io.BytesIO(parquet)).iter_rows()
-    return {number: (version, body) for number, version, body in rows}
+def read_bodies(parquet: bytes) -> dict[int, bytes]:
+    return dict(pl.read_parquet(io.BytesIO(parquet), columns=["number", "body"]).iter_rows())

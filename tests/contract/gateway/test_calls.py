@@ -248,6 +248,7 @@ async def test_reflection_knows_every_service_behind_the_door_and_its_methods(
         "basalt.v1.ModelService.ListModels",
         "basalt.v1.GatewayService.GetDoor",
         "basalt.v1.QuarantineFilter",
+        *SERVICES,
         "google.protobuf.Timestamp",
     ]
     unknown = ["basalt.v1.IngestService.Nothing", "basalt.v1.Nothing", "", "..", "x"]

@@ -23,8 +23,7 @@ from libs.common.errors import (
     PreconditionError,
 )
 from libs.common.stores.sqlite import SqliteJournal
-from services.ingest.core import changes, numbers, uploads
-from services.ingest.core import remedies as remedies_module
+from services.ingest.core import changes, fitness, numbers, remedies, uploads
 from services.ingest.core.changes import DropColumn, RenameColumn, ScaleColumn, SetColumn
 from services.ingest.core.quarantine import EVERYTHING, Filter
 from services.ingest.core.remedies import Many, Progress
@@ -324,7 +323,8 @@ async def test_a_record_is_mended_though_its_lot_was_left_in_the_middle(tmp_path
 async def test_what_is_mended_at_once_is_bounded(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(remedies_module, "MENDED_BYTES_MAX", 1_000_000)
+    for module in (remedies, fitness):
+        monkeypatch.setattr(module, "MENDED_BYTES_MAX", 1_000_000)
     await ingest.take([record(number, finding="?") for number in range(5)])
     told = await changed(ingest, SetColumn("scan", "x" * size), SetColumn("finding", "benign"))
     assert told.done == (0 if size > 1_000_000 else 2)

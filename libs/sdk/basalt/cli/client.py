@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -76,16 +77,30 @@ def _wrong_variable(error: BasaltError) -> BasaltError:
 
 def pages(client: Client, method: Any, request: Any, field: str, limit: int) -> Found:
     """The items of a paged listing, up to `limit` of them."""
-    token, found = "", Found()
     # One more than is wanted tells that there are more.
-    while len(found) <= limit:
-        size = min(PAGE_ROWS, limit + 1 - len(found))
-        request.page.CopyFrom(common_pb2.PageRequest(size=size, token=token))
-        answer = client.call(method, request)
-        found += getattr(answer, field)
-        token = answer.next_page_token
-        if not token:
-            break
+    found = Found(each(client, method, request, field, limit + 1))
     found.more = len(found) > limit
     del found[limit:]
     return found
+
+
+def each(
+    client: Client,
+    method: Any,
+    request: Any,
+    field: str,
+    most: float = math.inf,
+    at_once: int = PAGE_ROWS,
+) -> Iterator[Any]:
+    """The items of a paged listing one by one, up to `most` of them."""
+    token, given = "", 0
+    while given < most:
+        size = int(min(at_once, most - given))
+        request.page.CopyFrom(common_pb2.PageRequest(size=size, token=token))
+        answer = client.call(method, request)
+        items = getattr(answer, field)
+        yield from items
+        given += len(items)
+        token = answer.next_page_token
+        if not token:
+            return

@@ -27,6 +27,7 @@ from basalt.cli.output import (
     table,
     told,
     when,
+    written_whole,
 )
 from basalt.errors import BasaltError, InvalidInputError
 from basalt.pb.basalt.v1 import ingest_pb2 as pb
@@ -312,12 +313,7 @@ def read_dataset(
     Example: basalt data read patients patients.parquet
     """
     request = pb.ReadDatasetRequest(dataset=dataset, version=version)
-    partial = to.with_name(to.name + ".partial")
-    try:
-        with platform() as client, partial.open("wb") as file:
-            for answer in client.stream(client.ingest.ReadDataset, request):
-                file.write(answer.part)
-        partial.replace(to)
-    finally:
-        partial.unlink(missing_ok=True)
+    with platform() as client, written_whole(to) as file:
+        for answer in client.stream(client.ingest.ReadDataset, request):
+            file.write(answer.part)
     told({"file": str(to), "bytes": to.stat().st_size}, json, f"{to} is written.")

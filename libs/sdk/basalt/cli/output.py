@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -287,6 +287,29 @@ def when(stamp: Any) -> str:
     if stamp is None or (stamp.seconds == 0 and stamp.nanos == 0):
         return ""
     return stamp.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+@contextmanager
+def written_whole(to: Path) -> Iterator[BinaryIO]:
+    """A file that is there under its name once all of it is written, or not at all."""
+    partial = to.with_name(to.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(to)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def assignments(given: Iterable[str] | None) -> Iterator[tuple[str, str]]:
+    """What NAME=VALUE options say, in their order. Raises InvalidInputError."""
+    for each in given or ():
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise InvalidInputError(
+                f"{each!r} sets nothing.", which=each, next_step="Write NAME=VALUE."
+            )
+        yield name, value
 
 
 def timestamp(text: str) -> datetime:

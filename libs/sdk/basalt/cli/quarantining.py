@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from basalt.cli.client import pages, platform
+from basalt.cli.client import each, pages, platform
 from basalt.cli.output import (
     Json,
     Limit,
     as_json,
+    assignments,
     console,
     done,
     fields,
@@ -29,13 +30,14 @@ from basalt.cli.output import (
     timestamp,
     told,
     word,
+    written_whole,
 )
 from basalt.client import Client
 from basalt.errors import InvalidInputError
 from basalt.pb.basalt.v1 import ingest_pb2 as pb
 
 BATCH_RECORDS, BATCH_BYTES = 1_000, 2 * 1024 * 1024
-PAGE_RECORDS = 500
+PAGE_RECORDS, EXAMPLES_SHOWN = 500, 3
 
 quarantine = typer.Typer(help="Records that broke their contract.", no_args_is_help=True)
 
@@ -165,32 +167,20 @@ def export(
     Example: basalt quarantine export held.jsonl --source patients
     """
     wanted = _filter(source, reason, file, since, until, state)
-    count, partial = 0, to.with_name(to.name + ".partial")
-    try:
-        with platform() as client, partial.open("w", encoding="utf-8") as lines:
-            for record in _each(client, wanted):
-                lines.write(codec.dumps(_exported(record), ensure_ascii=False) + "\n")
-                count += 1
-        partial.replace(to)
-    finally:
-        partial.unlink(missing_ok=True)
+    request, count = pb.ListQuarantineRequest(filter=wanted), 0
+    with platform() as client, written_whole(to) as file_:
+        for record in each(
+            client, client.ingest.ListQuarantine, request, "records", at_once=PAGE_RECORDS
+        ):
+            line = codec.dumps(_exported(record), ensure_ascii=False)
+            file_.write(line.encode() + b"\n")
+            count += 1
     told(
         {"file": str(to), "records": count},
         json,
         f"{count} records are in {to}. Next: correct each `record` there, then"
         f" `basalt quarantine mend --file {to}`",
     )
-
-
-def _each(client: Client, wanted: pb.QuarantineFilter) -> Iterator[pb.QuarantinedRecord]:
-    request = pb.ListQuarantineRequest(filter=wanted)
-    request.page.size = PAGE_RECORDS
-    while True:
-        answer = client.call(client.ingest.ListQuarantine, request)
-        yield from answer.records
-        request.page.token = answer.next_page_token
-        if not request.page.token:
-            return
 
 
 def _exported(record: pb.QuarantinedRecord) -> dict[str, Any]:
@@ -244,7 +234,7 @@ def _mend_file(file: Path, json: bool) -> None:
             ).progress
             sum_.done += answer.done
             sum_.unfit += answer.unfit
-            sum_.examples.extend(answer.examples[: max(3 - len(sum_.examples), 0)])
+            sum_.examples.extend(answer.examples[: max(EXAMPLES_SHOWN - len(sum_.examples), 0)])
             bar.advance(task, bytes_read)
     _ended(sum_, json, "mended", "basalt quarantine replay")
 
@@ -307,12 +297,15 @@ def change(
     Example: basalt quarantine change --source scans --reason unit --scale x=1000
     """
     changes = [
-        *(pb.RowChange(rename=pb.ColumnName(column=a, to=b)) for a, b in _pairs(rename)),
+        *(pb.RowChange(rename=pb.ColumnName(column=a, to=b)) for a, b in assignments(rename)),
         *(pb.RowChange(drop=column) for column in drop or ()),
-        *(pb.RowChange(set=pb.ColumnValue(column=a, value_json=_json(b))) for a, b in _pairs(put)),
+        *(
+            pb.RowChange(set=pb.ColumnValue(column=a, value_json=_json(b)))
+            for a, b in assignments(put)
+        ),
         *(
             pb.RowChange(scale=pb.ColumnFactor(column=a, factor=_factor(b)))
-            for a, b in _pairs(scale)
+            for a, b in assignments(scale)
         ),
     ]
     if not changes:
@@ -453,14 +446,6 @@ def _moment(text: str) -> Timestamp:
     moment = Timestamp()
     moment.FromDatetime(timestamp(text))
     return moment
-
-
-def _pairs(given: list[str] | None) -> Iterator[tuple[str, str]]:
-    for each in given or ():
-        column, equals, rest = each.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{each!r} is no COLUMN=… .")
-        yield column, rest
 
 
 def _json(text: str) -> str:

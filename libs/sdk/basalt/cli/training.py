@@ -16,6 +16,7 @@ from basalt.cli.output import (
     Json,
     Limit,
     as_json,
+    assignments,
     console,
     done,
     fields,
@@ -31,7 +32,6 @@ from basalt.cli.output import (
     when,
     word,
 )
-from basalt.errors import InvalidInputError
 from basalt.pb.basalt.v1 import trainer_pb2 as pb
 
 train = typer.Typer(help="Pipelines and training jobs.", no_args_is_help=True)
@@ -99,7 +99,7 @@ def run_pipeline(
         dataset=dataset,
         dataset_version=version,
         idempotency_key=uuid4().hex,
-        parameters=_parameters(parameter or []),
+        parameters=dict(assignments(parameter)),
     )
     with platform() as client:
         job = client.call(client.trainer.RunPipeline, request).job
@@ -134,18 +134,6 @@ def _watching(job: str) -> Iterator[None]:
             f" or end it with `basalt train cancel {job}`."
         )
         raise
-
-
-def _parameters(settings: list[str]) -> dict[str, str]:
-    parameters: dict[str, str] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise InvalidInputError(
-                f"{setting!r} sets nothing.", which=setting, next_step="Write NAME=VALUE."
-            )
-        parameters[name] = value
-    return parameters
 
 
 def _step(job: pb.Job) -> str:
