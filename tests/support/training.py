@@ -47,7 +47,7 @@ from services.trainer.ports import (
 )
 
 TENANT = "acme"
-QUICK = Pace(lease_s=4.0, beat_s=0.2, poll_s=0.2, checkpoint_every_s=0.1)
+QUICK = Pace(lease_s=6.0, beat_s=0.2, poll_s=0.2, checkpoint_every_s=0.1)
 PIPELINE = """\
 name: tumours
 description: Tells benign from malignant by what was measured.

@@ -211,15 +211,11 @@ async def test_a_zombie_worker_writes_nothing_after_another_took_over(
     assert child is not None
     workers.signal("zombie", signal.SIGCONT)
     await eventually(lambda: not child.is_running(), 15.0, "the zombie kills its process")
-    # Alive it is a worker like any other: it may take the job again, rightly, where the machine is
-    # so busy that the heir falls silent.
-    workers.signal("zombie", signal.SIGKILL)
     ended = await trainer.ended(job)
-    assert ended.state == "completed"
+    assert (ended.state, ended.attempt) == ("completed", 2)
     history = await trainer.history(job)
     taken_over = next(n for n, entry in enumerate(history) if entry.state["worker"] == "heir")
     assert all("zombie" not in entry.cause for entry in history[taken_over:])
-    assert {entry.state["worker"] for entry in history[taken_over:]} == {"heir", ""}
     assert await trainer.events(job) == [COMPLETED]
     files = await trainer.files(job)
     assert json.loads(files["manifest.json"])["lineage"]["job"] == job
